@@ -1,0 +1,58 @@
+"""What every tool shares: errors that speak to the person who can fix them.
+
+Standard library only, so that a tool can say "not installed" in one line before it imports
+anything heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Callable
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can fix; its message is one line that says how."""
+
+
+def existing(path: str | Path, what: str, how: str) -> Path:
+    """Returns `path` if it exists.
+
+    Args:
+        path: File or folder that must be there.
+        what: What it is to the user ('annotation folder').
+        how: How to get or change it ('download it from …', 'set --annotations').
+
+    Raises:
+        UserError: There is nothing at `path`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f'{what} not found: {path}; {how}')
+    return path
+
+
+def run(main: Callable[[], object]) -> None:
+    """Runs a tool's `main` and turns what goes wrong into an exit code.
+
+    A `UserError`, and a file the system refuses (`OSError`), end in one line on stderr and exit
+    code 2; Ctrl-C ends in 130. With `SCSA_DEBUG=1` the traceback comes first. Everything else is
+    a bug of ours and keeps its traceback.
+    """
+    debug = os.environ.get('SCSA_DEBUG') == '1'
+    try:
+        main()
+    except (UserError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        sys.exit(INTERRUPTED)
