@@ -1,0 +1,6 @@
+"""SCSA, spatial and channel synergistic attention (arXiv 2407.05128)."""
+
+from .attention import PCSA, SCSA, SMSA
+from .version import __version__
+
+__all__ = ['PCSA', 'SCSA', 'SMSA', '__version__']

@@ -1,0 +1,135 @@
+"""PCSA, progressive channel-wise self-attention (arXiv 2407.05128, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from .functional import check_input, pool_windows, recombine_windows
+from .smsa import GATES
+
+torch.fx.wrap('check_input')
+torch.fx.wrap('pool_windows')
+torch.fx.wrap('recombine_windows')
+
+DOWN_SAMPLE_MODES = ('avg_pool', 'max_pool', 'recombination')
+
+
+class WindowRecombination(nn.Conv2d):
+    """The published ``conv_d``: a 1x1 convolution over all pixels of a window, window by window."""
+
+    def __init__(self, dim: int, window_size: int) -> None:
+        super().__init__(dim * window_size**2, dim, 1, bias=False)
+        self.window_size = window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return recombine_windows(x, self.weight, self.window_size)
+
+
+class PCSA(nn.Module):
+    r"""Gate every channel by its attention to the other channels.
+
+    With Y the map pooled window by window to N tokens, normalised, and d = C / head_num,
+
+    .. math::
+        A = \operatorname{softmax}\bigl(q k^\top / \sqrt d\bigr) \in \mathbb R^{d \times d},
+        \qquad \text{out} = X \cdot \operatorname{gate}\bigl(\operatorname{mean}_N (A v)\bigr)
+
+    where q, k and v are one scale a channel of Y: the attention runs over *channels*, the tokens
+    are its features. Since the mean over the tokens commutes with A, the second product is taken
+    with the mean of v, a vector.
+
+    Args:
+        dim: Number of channels C of the map.
+        head_num: Number of heads; the attention matrix is (C / head_num)².
+        window_size: Side of the pooling window in pixels, also its stride; a map smaller than
+            that is one window. -1 pools the whole map to one token.
+        qkv_bias: Whether q, k and v add a bias.
+        down_sample_mode: How a window becomes a token: ``'avg_pool'``, ``'max_pool'``, or
+            ``'recombination'`` (all its pixels as channels, then a 1x1 convolution back to C).
+        attn_drop_ratio: Dropout on the attention matrix while training, 0 to below 1.
+        gate_layer: ``'sigmoid'``, or ``'softmax'`` over the channels.
+
+    Raises:
+        ValueError: if ``dim`` is not divisible by ``head_num``, or on an option that is not among
+            the above.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        head_num: int = 1,
+        window_size: int = 7,
+        qkv_bias: bool = False,
+        down_sample_mode: str = 'avg_pool',
+        attn_drop_ratio: float = 0.0,
+        gate_layer: str = 'sigmoid',
+    ) -> None:
+        super().__init__()
+        self._build_channel(
+            dim, head_num, window_size, qkv_bias, down_sample_mode, attn_drop_ratio, gate_layer
+        )
+
+    def _build_channel(
+        self,
+        dim: int,
+        head_num: int,
+        window_size: int,
+        qkv_bias: bool,
+        down_sample_mode: str,
+        attn_drop_ratio: float,
+        gate_layer: str,
+    ) -> None:
+        if head_num < 1 or dim < 1 or dim % head_num:
+            raise ValueError(f'dim={dim} is not divisible by head_num={head_num}')
+        if not isinstance(window_size, int) or (window_size < 1 and window_size != -1):
+            raise ValueError(
+                f'window_size={window_size!r}: give a positive number of pixels, '
+                'or -1 for the whole map'
+            )
+        if down_sample_mode not in DOWN_SAMPLE_MODES:
+            raise ValueError(
+                f'down_sample_mode={down_sample_mode!r} is unknown; use one of {DOWN_SAMPLE_MODES}'
+            )
+        if not 0.0 <= attn_drop_ratio < 1.0:
+            raise ValueError(f'attn_drop_ratio={attn_drop_ratio} is not in [0, 1)')
+        if gate_layer not in GATES:
+            raise ValueError(f'gate_layer={gate_layer!r} is unknown; use one of {GATES}')
+        self.dim = dim
+        self.head_num = head_num
+        self.window_size = window_size
+        self.down_sample_mode = down_sample_mode
+        self.gate_layer = gate_layer
+
+        self.recombine = down_sample_mode == 'recombination' and window_size != -1
+        self.conv_d = WindowRecombination(dim, window_size) if self.recombine else nn.Identity()
+        self.norm = nn.GroupNorm(1, dim)
+        self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
+        self.k = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
+        self.v = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
+        self.attn_drop = nn.Dropout(attn_drop_ratio)
+
+    def channel_attention(self, x: Tensor) -> Tensor:
+        """PCSA itself: (B, C, H, W) -> (B, C, H, W)."""
+        check_input(x, self.dim)
+        if self.recombine:
+            y = self.conv_d(x)
+        else:
+            y = pool_windows(x, self.down_sample_mode, self.window_size)
+        y = self.norm(y)  # (B, C, H', W'), N = H' * W' tokens
+        heads, d = self.head_num, self.dim // self.head_num
+        q = self.q(y).flatten(2).unflatten(1, [heads, d])  # (B, heads, d, N)
+        k = self.k(y).flatten(2).unflatten(1, [heads, d])
+        v = self.v(y).flatten(2).mean(2).unflatten(1, [heads, d]).unsqueeze(3)  # (B, heads, d, 1)
+        attn = (q @ k.transpose(2, 3) * d**-0.5).softmax(3)  # (B, heads, d, d)
+        gate = (self.attn_drop(attn) @ v.to(attn.dtype)).flatten(1)  # (B, C)
+        gate = gate.softmax(1) if self.gate_layer == 'softmax' else gate.sigmoid()
+        return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.channel_attention(x)
+
+    def extra_repr(self) -> str:
+        return (
+            f'dim={self.dim}, head_num={self.head_num}, window_size={self.window_size}, '
+            f'down_sample_mode={self.down_sample_mode!r}, gate_layer={self.gate_layer!r}'
+        )

@@ -1,0 +1,122 @@
+"""SMSA, shareable multi-semantic spatial attention (arXiv 2407.05128, section 3.2)."""
+
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .functional import check_input
+
+torch.fx.wrap('check_input')
+
+GATES = ('sigmoid', 'softmax')
+
+
+class StripConv(nn.Conv1d):
+    """Depthwise convolution along a strip. It always has a bias, which TorchScript must be told."""
+
+    bias: Tensor
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.half = kernel_size // 2  # the reach to either side
+
+
+class SMSA(nn.Module):
+    r"""Gate every pixel by what its row and its column hold, seen at four ranges.
+
+    The map is averaged to a height strip and a width strip. The channels are split into four
+    groups, each with its own kernel size, so that each sees another range:
+
+    .. math::
+        X_h = \operatorname{mean}_W X, \quad X_w = \operatorname{mean}_H X, \qquad
+        A_s = \operatorname{gate}\bigl(\operatorname{GN}^4_s(
+        \operatorname{concat}_i \operatorname{DWConv}_{k_i}(X_s^i))\bigr), \quad s \in \{h, w\}
+
+    and the result is :math:`X \cdot A_h \cdot A_w`. The convolutions are *shared* by both strips;
+    the norms are not.
+
+    Args:
+        dim: Number of channels C of the map.
+        group_kernel_sizes: One odd kernel size for each of the four groups of C / 4 channels.
+        gate_layer: ``'sigmoid'``, or ``'softmax'`` along the strip.
+
+    Raises:
+        ValueError: if ``dim`` is not divisible by four, or on kernel sizes or a gate that are not
+            among the above.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
+        gate_layer: str = 'sigmoid',
+    ) -> None:
+        super().__init__()
+        self._build_spatial(dim, group_kernel_sizes, gate_layer)
+
+    def _build_spatial(self, dim: int, group_kernel_sizes: Sequence[int], gate_layer: str) -> None:
+        kernels = tuple(group_kernel_sizes)
+        if len(kernels) != 4:
+            raise ValueError(
+                f'group_kernel_sizes={kernels} has {len(kernels)} entries; SCSA has 4 kernel '
+                'groups, give one odd kernel size for each, such as (3, 5, 7, 9)'
+            )
+        if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels):
+            raise ValueError(
+                f'group_kernel_sizes={kernels}: kernel sizes are odd and positive, '
+                'so that a strip keeps its length'
+            )
+        if dim < 1 or dim % 4:
+            raise ValueError(f'dim={dim} is not divisible by the 4 kernel groups {kernels}')
+        if gate_layer not in GATES:
+            raise ValueError(f'gate_layer={gate_layer!r} is unknown; use one of {GATES}')
+        self.dim = dim
+        self.group_kernel_sizes = kernels
+        self.gate_layer = gate_layer
+
+        # The published names; `global` because the longer kernels see further along the strip.
+        self.local_dwc = StripConv(dim // 4, kernels[0])
+        self.global_dwc_s = StripConv(dim // 4, kernels[1])
+        self.global_dwc_m = StripConv(dim // 4, kernels[2])
+        self.global_dwc_l = StripConv(dim // 4, kernels[3])
+        self.norm_h = nn.GroupNorm(4, dim)
+        self.norm_w = nn.GroupNorm(4, dim)
+
+    def spatial_attention(self, x: Tensor) -> Tensor:
+        """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
+        check_input(x, self.dim)
+        height, width = x.size(2), x.size(3)
+
+        # Eight convolutions as one: kernels of one length (zeros around the shorter ones), and
+        # both strips in one row with enough zeros between them that no kernel sees across.
+        half = max(self.group_kernel_sizes) // 2
+        convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
+        kernels = [F.pad(c.weight, [half - c.half] * 2) for c in convs]
+        weight = torch.cat(kernels)  # (C, 1, 2 * half + 1)
+        bias = torch.cat([c.bias for c in convs])  # (C)
+        x_h = x.mean(3)  # (B, C, H)
+        x_w = x.mean(2)  # (B, C, W)
+        strips = torch.cat([F.pad(x_h, [0, half]), x_w], 2)  # (B, C, H + half + W)
+        strips = F.conv1d(strips, weight, bias, padding=half, groups=self.dim)
+
+        # narrow(), for a slice with a traced end would be frozen.
+        a_h = self.norm_h(strips.narrow(2, 0, height))
+        a_w = self.norm_w(strips.narrow(2, height + half, width))
+        if self.gate_layer == 'softmax':
+            a_h, a_w = a_h.softmax(2), a_w.softmax(2)
+        else:
+            a_h, a_w = a_h.sigmoid(), a_w.sigmoid()
+        # Norms run in float32 under autocast; the map keeps its own type.
+        return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.spatial_attention(x)
+
+    def extra_repr(self) -> str:
+        return (
+            f'dim={self.dim}, group_kernel_sizes={self.group_kernel_sizes}, '
+            f'gate_layer={self.gate_layer!r}'
+        )
