@@ -1,6 +1,9 @@
 """SCSA, spatial and channel synergistic attention (arXiv 2407.05128)."""
 
 from .attention import PCSA, SCSA, SMSA
+from .registration import register
 from .version import __version__
 
 __all__ = ['PCSA', 'SCSA', 'SMSA', '__version__']
+
+register()

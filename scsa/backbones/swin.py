@@ -1,0 +1,102 @@
+"""Swin Transformer with SCSA. The paper has it, the published code has not: this is our reading."""
+
+from typing import Dict, Optional
+
+import torch.utils.checkpoint as cp
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones.swin_transformer import SwinBlock, SwinTransformer
+from torch import Tensor, nn
+
+from ..attention import SCSA
+from .checkpoint import SCSABackbone
+
+POSITIONS = ('attn', 'ffn', 'block', 'stage')
+
+
+class SwinBlockSCSA(SwinBlock):
+    """mmpretrain's ``SwinBlock`` with SCSA on one of its branches or behind it."""
+
+    @classmethod
+    def convert(cls, block: SwinBlock, position: str, scsa_cfg: Dict) -> None:
+        """Turn a built block into one with SCSA, in place.
+
+        The parents name their classes in long constructors that we do not want to copy, so the
+        block changes its class, as ``torch.nn.utils.parametrize`` does it.
+        """
+        block.__class__ = cls
+        block.position = position
+        block.scsa = SCSA(block.ffn.embed_dims, **scsa_cfg)
+        # Stochastic depth drops a whole branch, so it comes after SCSA.
+        block.drop_path = nn.Identity()
+        if position == 'attn':
+            block.drop_path, block.attn.drop = block.attn.drop, nn.Identity()
+        elif position == 'ffn':
+            block.drop_path, block.ffn.dropout_layer = block.ffn.dropout_layer, nn.Identity()
+
+    def attend(self, tokens: Tensor, hw_shape) -> Tensor:
+        """SCSA on tokens (B, H * W, C), which are a (B, C, H, W) map in channels_last order."""
+        x = tokens.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W), a view
+        return self.scsa(x).permute(0, 2, 3, 1).flatten(1, 2)
+
+    def forward(self, x: Tensor, hw_shape) -> Tensor:
+        def inner(x: Tensor) -> Tensor:
+            branch = self.attn(self.norm1(x), hw_shape)
+            if self.position == 'attn':
+                branch = self.drop_path(self.attend(branch, hw_shape))
+            x = x + branch
+            if self.position == 'ffn':
+                branch = self.ffn(self.norm2(x), identity=0.0)  # the branch alone
+                return x + self.drop_path(self.attend(branch, hw_shape))
+            x = self.ffn(self.norm2(x), identity=x)
+            return self.attend(x, hw_shape) if self.position == 'block' else x
+
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(inner, x, use_reentrant=False)
+        return inner(x)
+
+
+@MODELS.register_module()
+class SwinTransformerSCSA(SCSABackbone, SwinTransformer):
+    """mmpretrain's ``SwinTransformer``, all its options, with SCSA in its blocks.
+
+    By analogy with the published backbones SCSA comes where spatial mixing is done and channel
+    mixing is not yet: behind (shifted) window attention. Checkpoints of the plain Swin load, SCSA
+    then starting anew under ``stages.N.blocks.N.scsa.…``.
+
+    Args:
+        position: ``'attn'``, on the output of window attention, inside the residual branch;
+            ``'ffn'``, the same on the output of the FFN; ``'block'``, behind every block; or
+            ``'stage'``, behind the last block of every stage.
+        scsa_cfg: Arguments of :class:`scsa.SCSA` but ``dim``; ``None`` for its defaults.
+        **kwargs: Arguments of ``mmpretrain.models.SwinTransformer``, ``arch`` above all.
+
+    Raises:
+        ValueError: on a position that is not among the above.
+    """
+
+    def __init__(
+        self, *args, position: str = 'attn', scsa_cfg: Optional[Dict] = None, **kwargs
+    ) -> None:
+        if position not in POSITIONS:
+            raise ValueError(f'position={position!r} is unknown; use one of {POSITIONS}')
+        super().__init__(*args, **kwargs)
+        for stage in self.stages:
+            blocks = stage.blocks[-1:] if position == 'stage' else stage.blocks
+            for block in blocks:
+                where = 'block' if position == 'stage' else position
+                SwinBlockSCSA.convert(block, where, scsa_cfg or {})
+
+    def is_free(self, key: str) -> bool:
+        """The parent resizes positions on load; a classifier's checkpoint has one output norm."""
+        resized = ('relative_position_bias_table', 'relative_position_index', 'absolute_pos_embed')
+        return key.endswith(resized) or key.startswith('norm')
+
+    def adapt_plain_keys(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
+        """Read old checkpoints as the parent does, which looks for its own exact class."""
+        for key in [k for k in state_dict if k.startswith(prefix)]:
+            name = key[len(prefix) :]
+            if 'attn_mask' in name:
+                del state_dict[key]
+            elif name.startswith('norm.'):
+                last = f'norm{len(self.stages) - 1}.'
+                state_dict[prefix + last + name[len('norm.') :]] = state_dict.pop(key)

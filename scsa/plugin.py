@@ -1,0 +1,25 @@
+"""SCSA as a plugin layer of the ResNet family in mmdet and mmseg; needs mmengine alone."""
+
+from mmengine.registry import MODELS
+
+from .attention import SCSA
+
+
+@MODELS.register_module(name='SCSA')
+class SCSAPlugin(SCSA):
+    """SCSA under the argument name that mmcv gives the channels of the map to a plugin::
+
+        plugins=[dict(cfg=dict(type='SCSA'), stages=(True,) * 4, position='after_conv2')]
+
+    Its parameters are then called ``attn.…``, as in :class:`ResNetSCSA`. As the first argument is
+    the number of channels, timm's attention hooks, which pass that by position, can take it too.
+
+    Args:
+        in_channels: Number of channels of the map.
+        **scsa_cfg: The other arguments of :class:`scsa.SCSA`.
+    """
+
+    _abbr_ = 'attn'  # mmcv names the layer after this
+
+    def __init__(self, in_channels: int, **scsa_cfg) -> None:
+        super().__init__(in_channels, **scsa_cfg)

@@ -1,0 +1,26 @@
+"""Make ``import scsa`` enough for OpenMMLab: register whatever this installation can hold."""
+
+import importlib
+import warnings
+from importlib.util import find_spec
+
+
+def register() -> None:
+    """Import what registers itself, as far as OpenMMLab is installed.
+
+    With mmengine that is the plugin layer and the config bases, with mmpretrain the backbones too.
+    A package that is there but cannot be imported gives one warning that names the cause: the
+    attention needs torch alone and goes on working.
+    """
+    for package, module in (('mmengine', 'scsa.plugin'), ('mmpretrain', 'scsa.backbones')):
+        if find_spec(package) is None:
+            return
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a broken install raises whatever it likes
+            warnings.warn(
+                f'scsa is not registered with {package}, whose import failed: '
+                f'{type(error).__name__}: {error}',
+                stacklevel=3,
+            )
+            return
