@@ -5,10 +5,21 @@ from typing import Dict, Optional
 import torch.utils.checkpoint as cp
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck, ResLayer, ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import SCSA
 from .checkpoint import SCSABackbone
+
+
+def add_attention(block: nn.Module, after: str, scsa_cfg: Optional[Dict]) -> None:
+    """Give a block its SCSA, registered behind the layer of that name as in the published blocks.
+
+    The forward pass does not care, but the state of an optimizer goes by the order of parameters.
+    """
+    names = list(block._modules)
+    block.attn = SCSA(block.mid_channels, **(scsa_cfg or {}))
+    for name in names[names.index(after) + 1 :]:
+        block._modules[name] = block._modules.pop(name)
 
 
 class BasicBlockSCSA(BasicBlock):
@@ -16,7 +27,7 @@ class BasicBlockSCSA(BasicBlock):
 
     def __init__(self, *args, scsa_cfg: Optional[Dict] = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.attn = SCSA(self.mid_channels, **(scsa_cfg or {}))
+        add_attention(self, self.norm1_name, scsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         def residual(x: Tensor) -> Tensor:
@@ -36,7 +47,7 @@ class BottleneckSCSA(Bottleneck):
 
     def __init__(self, *args, scsa_cfg: Optional[Dict] = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.attn = SCSA(self.mid_channels, **(scsa_cfg or {}))
+        add_attention(self, self.norm2_name, scsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         def residual(x: Tensor) -> Tensor:
