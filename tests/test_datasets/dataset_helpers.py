@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_tool(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a converter as the user does, in a process of its own."""
-    command = [sys.executable, ROOT / 'tools/dataset_converters' / f'{name}.py', *arguments]
-    return subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, 'PYTHONPATH': str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-    )
+class Finished(NamedTuple):
+    """What a tool leaves behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_tool(name: str, *arguments: object, **environment: str) -> Finished:
+    """Runs a converter as its command line does, but without the seconds that imports take."""
+    path = str(ROOT / 'tools/dataset_converters' / f'{name}.py')
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, 'argv', [path, *map(str, arguments)]), mock.patch.dict(
+        os.environ, environment
+    ), redirect_stdout(out), redirect_stderr(err):
+        try:
+            runpy.run_path(path, run_name='__main__')
+        except SystemExit as stop:
+            code = stop.code
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 def picture(path: Path, width: int = 100, height: int = 80) -> Path:

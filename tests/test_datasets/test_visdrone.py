@@ -8,6 +8,7 @@ import time
 import pytest
 from dataset_helpers import boxes, counts, picture, run_tool, write
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from scsa.cli import UserError
 from scsa.datasets.visdrone import CLASSES, convert
@@ -47,6 +48,30 @@ def test_ignored_regions_cover_all_classes(tmp_path):
         *(('a.jpg', name, [5, 6, 7, 8], 1) for name in CLASSES),
         ('a.jpg', 'bicycle', [1, 1, 9, 9], 1),
     ]
+
+
+def test_detections_in_ignored_regions_do_not_count(tmp_path):
+    """A bus found inside an ignored region is no false positive; one outside is."""
+    split(tmp_path, a='0,0,20,20,1,9,0,0\n50,0,50,80,0,0,0,0')
+    converted(tmp_path)
+    coco = COCO(tmp_path / 'out/instances_train.json')
+
+    def precision(*extra):
+        found = [[0, 0, 20, 20], *extra]
+        scores = range(1, len(found) + 1)  # the extra ones come first
+        results = [
+            {'image_id': 1, 'category_id': 9, 'bbox': box, 'score': score}
+            for box, score in zip(found, scores)
+        ]
+        evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation.stats[1]
+
+    assert precision() == pytest.approx(1)
+    assert precision([60, 10, 15, 15]) == pytest.approx(1)
+    assert precision([20, 60, 15, 15]) == pytest.approx(0.5)
 
 
 def test_image_without_objects_is_kept(tmp_path, capsys):
