@@ -1,0 +1,278 @@
+"""Every kind of install holds the package, the configs and the tools, and leaves nothing behind."""
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    *('scsa', 'configs', 'tools', 'requirements', 'model-index.yml', 'setup.py', 'pyproject.toml'),
+    *('MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt', 'Makefile', '.gitignore'),
+]
+CONFIG = 'classification/resnet50_1xb128_in1k_scsa.py'
+CHILD = f"""
+_base_ = 'scsa::{CONFIG}'
+optim_wrapper = dict(optimizer=dict(lr=0.125))
+"""
+PROBE = """
+import scsa
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+cfg = Config.fromfile('child.py')
+init_default_scope(cfg.default_scope)
+model = MODELS.build(cfg.model)
+print(scsa.__version__, type(model.backbone).__name__, cfg.optim_wrapper.optimizer)
+"""
+
+
+def run(*command, cwd, **options):
+    """Runs a command that must succeed; returns what it printed."""
+    command = [str(part) for part in command]
+    done = subprocess.run(command, cwd=str(cwd), text=True, capture_output=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def packed(folder):
+    """Returns what `scsa/.mim` must hold, relative to it, for the checkout `folder`."""
+    tops = [folder / 'configs', folder / 'tools', folder / 'model-index.yml']
+    files = [p for top in tops for p in ([top] if top.is_file() else top.rglob('*'))]
+    return {
+        path.relative_to(folder).as_posix()
+        for path in files
+        if path.is_file() and '__pycache__' not in path.parts
+    }
+
+
+class Target:
+    """A virtual environment that borrows the packages of the running one, but not its scsa."""
+
+    def __init__(self, folder):
+        venv.create(folder, symlinks=True)
+        self.folder = folder
+        self.python = folder / 'bin' / 'python'
+        self.site = Path(sysconfig.get_path('purelib', vars={'base': str(folder)}))
+        # A path line, not a site folder: the .pth files there, editable installs, are not read.
+        (self.site / 'borrowed.pth').write_text(sysconfig.get_path('purelib'))
+
+    def pip(self, *arguments):
+        """Runs the borrowed pip on this environment."""
+        pip = (sys.executable, '-m', 'pip', '--python', self.python)
+        return run(*pip, *arguments, cwd=self.folder)
+
+    def install(self, *what):
+        """Installs without network."""
+        offline = ('--no-deps', '--no-build-isolation', '--ignore-installed')
+        self.pip('install', *offline, *what)
+
+    def probe(self):
+        """Reads and builds a child of one of our configs, far from the checkout."""
+        (self.folder / 'child.py').write_text(CHILD)
+        return run(self.python, '-c', PROBE, cwd=self.folder)
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+    """A committed copy of the sources, as a clone has them."""
+    folder = tmp_path_factory.mktemp('checkout')
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            unpacked = shutil.ignore_patterns('__pycache__', '.mim')
+            shutil.copytree(source, folder / name, ignore=unpacked)
+        else:
+            shutil.copy2(source, folder / name)
+    run('git', 'init', '-q', cwd=folder)
+    run('git', 'add', '-A', cwd=folder)
+    run('git', *('-c', 'user.name=x', '-c', 'user.email=x'), 'commit', '-qm', 'x', cwd=folder)
+    yield folder
+    assert run('git', 'status', '--porcelain', cwd=folder) == ''  # whatever was built in it
+
+
+@pytest.fixture(scope='module')
+def sdist(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sdist')
+    build = f'from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})'
+    run(sys.executable, '-c', build, cwd=checkout)
+    (archive,) = folder.glob('*.tar.gz')
+    return archive
+
+
+def wheel_from(source, folder):
+    offline = ('--no-deps', '--no-build-isolation')
+    run(sys.executable, '-m', 'pip', 'wheel', *offline, source, '-w', folder, cwd=folder)
+    (wheel,) = folder.glob('*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def wheel(sdist, tmp_path_factory):
+    return wheel_from(sdist, tmp_path_factory.mktemp('wheel'))
+
+
+@pytest.fixture
+def target(tmp_path):
+    return Target(tmp_path / 'env')
+
+
+def test_sdist_holds_the_sources_and_mim(checkout, sdist):
+    with tarfile.open(sdist) as archive:
+        files = {m.name.partition('/')[2] for m in archive.getmembers() if m.isfile()}
+    assert sdist.name == 'scsa_attention-0.1.0.tar.gz'
+    needed = packed(checkout)
+    assert needed | {f'scsa/.mim/{name}' for name in needed} <= files
+    assert {'setup.py', 'requirements/runtime.txt', 'requirements/paper-constraints.txt'} <= files
+    assert not [name for name in files if '__pycache__' in name]
+
+
+def test_wheel_holds_exactly_the_package_and_mim(checkout, sdist, wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+    mim = {name for name in files if name.startswith('scsa/.mim/')}
+    assert mim == {f'scsa/.mim/{name}' for name in packed(checkout)}
+    code = {p.relative_to(checkout).as_posix() for p in checkout.glob('scsa/**/*.py')}
+    dist_info = {name for name in files if name.split('/')[0].endswith('.dist-info')}
+    assert files - mim - dist_info == {name for name in code if '/.mim/' not in name}
+    # straight from the checkout, after a build of what is no longer there
+    for stale in ('gone.py', '.mim/configs/gone.py'):
+        path = checkout / 'build' / 'lib' / 'scsa' / stale
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('')
+    with zipfile.ZipFile(wheel_from(checkout, tmp_path)) as archive:
+        assert set(archive.namelist()) == files
+
+
+def test_metadata_asks_for_torch_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = Parser().parsestr(
+            archive.read('scsa_attention-0.1.0.dist-info/METADATA').decode()
+        )
+    assert metadata['Name'] == 'scsa-attention'
+    assert metadata['Requires-Python'] == '>=3.8'
+    requires = metadata.get_all('Requires-Dist')
+    assert [r for r in requires if 'extra ==' not in r] == ['torch>=1.13']
+    mim = [re.match(r'[\w-]+', r)[0] for r in requires if re.search('extra == .mim', r)]
+    assert sorted(mim) == ['mmcv', 'mmengine', 'mmpretrain']
+
+
+def test_wheel_install_serves_configs_and_goes_without_trace(wheel, target):
+    before = set(target.folder.rglob('*'))
+    target.install(wheel)
+    assert target.probe().startswith('0.1.0 ResNetSCSA')
+    (target.folder / 'child.py').unlink()
+    target.pip('uninstall', '-y', 'scsa-attention')
+    assert set(target.folder.rglob('*')) == before
+
+
+@pytest.mark.parametrize('mode', ['lenient', 'strict'])
+def test_editable_install_sees_edits_and_goes_without_trace(checkout, target, mode):
+    before = set(target.folder.rglob('*'))
+    target.install('-e', checkout, '--config-settings', f'editable_mode={mode}')
+    config = checkout / 'configs' / CONFIG
+    text = config.read_text()
+    try:
+        config.write_text(text + '\noptim_wrapper = dict(optimizer=dict(seen=True))\n')
+        printed = target.probe()
+    finally:
+        config.write_text(text)
+    assert printed.startswith('0.1.0 ResNetSCSA')
+    assert "'seen': True" in printed and "'lr': 0.125" in printed
+    (target.folder / 'child.py').unlink()
+    target.pip('uninstall', '-y', 'scsa-attention')
+    assert set(target.folder.rglob('*')) == before
+
+
+def test_editable_install_without_links_copies(checkout, tmp_path):
+    """File systems without links exist; a later install replaces the copies."""
+    broken = 'import pathlib; pathlib.Path.symlink_to = lambda *_, **__: os.link("", "")'
+    editable = f'build_meta.build_editable({str(tmp_path)!r})'
+    mim = checkout / 'scsa' / '.mim'
+    for links, preparation in ((False, f'import os; {broken}; '), (True, '')):
+        script = f'{preparation}from setuptools import build_meta; {editable}'
+        run(sys.executable, '-c', script, cwd=checkout)
+        assert (mim / 'configs').is_symlink() is links
+        names = {str(p.relative_to(mim)) for p in mim.glob('configs/**/*') if p.is_file()}
+        assert names == {n for n in packed(checkout) if n.startswith('configs/')} or links
+        assert (mim / 'configs' / CONFIG).is_file()
+
+
+def test_a_base_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+    from mmengine.config import Config
+
+    import scsa  # noqa: F401
+
+    child = tmp_path / 'child.py'
+    child.write_text("_base_ = 'scsa::classification/resnet50_scsa.py'\n")
+    with pytest.raises(FileNotFoundError, match=r"'classification/resnet50_\w+\.py'"):
+        Config.fromfile(child)
+
+
+def test_what_a_base_of_ours_defines_is_looked_for_in_its_default_scope(tmp_path, monkeypatch):
+    """A bare entry in mmengine's table of packages fails here: no registry is called scsa."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    import scsa
+
+    base = tmp_path / 'classification' / 'base.py'
+    base.parent.mkdir()
+    base.write_text("head = dict(type='LinearClsHead', num_classes=2, in_channels=4)")
+    child = tmp_path / 'child.py'
+    child.write_text("_base_ = 'scsa::classification/base.py'")
+    monkeypatch.setattr(scsa.config_bases, 'CONFIGS', tmp_path)
+    init_default_scope('mmpretrain')
+    assert MODELS.build(Config.fromfile(child).head).num_classes == 2
+
+
+def test_model_index_names_configs_that_build_to_what_it_states():
+    import yaml
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    import scsa  # noqa: F401
+
+    files = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    models = [m for f in files for m in yaml.safe_load((ROOT / f).read_text())['Models']]
+    assert len(models) >= 3
+    for model in models:
+        config = Config.fromfile(ROOT / model['Config'])
+        init_default_scope(config.default_scope)
+        parameters = sum(p.numel() for p in MODELS.build(config.model).parameters())
+        assert (model['Name'], parameters) == (
+            Path(model['Config']).stem,
+            model['Metadata']['Parameters'],
+        )
+
+
+def test_every_requirement_of_the_paper_lane_is_pinned():
+    folder = ROOT / 'requirements'
+
+    def names(file):
+        for line in (folder / file).read_text().splitlines():
+            if line.startswith('-r '):
+                yield from names(line[3:])
+            elif line and line[0] not in '-#':
+                yield re.match(r'[\w-]+', line)[0]
+
+    lines = (folder / 'paper-constraints.txt').read_text().splitlines()
+    pins = [line for line in lines if line and line[0] != '#']
+    exact = re.compile(r'([a-z0-9-]+)==[\w.]+( ; python_version [<>=]{1,2} "3\.\d+")?')
+    assert [line for line in pins if not exact.fullmatch(line)] == []
+    wanted = {*names('paper.txt'), *names('mminstall.txt'), 'mmcv-lite'}
+    assert wanted <= {exact.fullmatch(line)[1] for line in pins}
+
+
+def test_nobody_is_sent_to_somebody_elses_package():
+    texts = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('scsa/**/*.py')]
+    texts += [ROOT / 'Makefile', *ROOT.glob('tools/**/*.*'), *ROOT.glob('requirements/*')]
+    wrong = re.compile(r'(pip|mim) install[^\n`]* scsa(?![\w-])')
+    assert [str(p) for p in texts if wrong.search(p.read_text(encoding='utf-8'))] == []
