@@ -7,6 +7,10 @@ from torch import Tensor
 from ..attention import SCSA
 
 
+class CheckpointMismatch(ValueError):
+    """A checkpoint that is neither one of the SCSA backbone nor one of its plain parent."""
+
+
 class SCSABackbone:
     """Mixin, put before a backbone of mmpretrain, that loads SCSA checkpoints and plain ones.
 
@@ -61,7 +65,7 @@ class SCSABackbone:
         hint = ''
         if not any(key in given for key in own) and any(k.startswith('backbone.') for k in given):
             hint = "; its keys start with 'backbone.': pass prefix='backbone.'"
-        raise ValueError(
+        raise CheckpointMismatch(
             f'the checkpoint fits neither {type(self).__name__} nor its plain parent: '
             f'{len(differences)} differences, first: {"; ".join(differences[:3])}{hint}'
         )

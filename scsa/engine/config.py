@@ -1,0 +1,183 @@
+"""Read a config and find, before anything is built, what it asks for and this machine lacks."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+import torch
+import torch.distributed
+from mmengine.config import Config, DictAction
+from mmengine.device import is_cuda_available, is_mlu_available, is_npu_available
+
+from ..backbones.checkpoint import CheckpointMismatch
+from ..cli import UserError, existing
+
+DATA_HELP = 'docs/datasets.md shows the layout'
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that training and testing share."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go [work_dirs/CONFIG]')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: model.backbone.depth=101 …',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # What torch.distributed.launch passes to each process; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config``, merge ``--cfg-options``, settle work dir and launcher.
+
+    Raises:
+        UserError: if the config, a base or an import of it is missing or cannot be read.
+    """
+    path = existing(args.config, 'config', 'configs/ holds those of this project')
+    try:
+        cfg = Config.fromfile(path)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program: it can fail in any way
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / path.stem)
+    set_launcher(cfg, args)
+    return cfg
+
+
+def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
+    """Let a distributed run without GPUs talk over gloo; mmengine can only start it on GPUs."""
+    cfg.launcher = args.launcher
+    if args.launcher == 'none' or torch.cuda.is_available() or is_npu_available():
+        return
+    if args.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {args.launcher} needs GPUs and there are none; on CPUs use torchrun with '
+            '--launcher pytorch'
+        )
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+
+
+def check_amp(cfg: Config, flag: bool) -> None:
+    """Refuse mixed precision where no device does it.
+
+    Raises:
+        UserError: if ``optim_wrapper`` is an ``AmpOptimWrapper`` and there is no accelerator.
+    """
+    wrapper = cfg.get('optim_wrapper', {})
+    if 'Amp' not in str(wrapper.get('type', '')):
+        wrapper.pop('loss_scale', None)  # of an AMP config that --cfg-options turned into float32
+        return
+    if is_cuda_available() or is_npu_available() or is_mlu_available():
+        return
+    mend = (
+        'leave out --amp'
+        if flag
+        else 'the config asks for it; add --cfg-options optim_wrapper.type=OptimWrapper'
+    )
+    raise UserError(f'mixed precision needs a GPU and there is none; {mend}')
+
+
+def check_files(cfg: Config, loaders: list[str]) -> None:
+    """Look for every local file and folder that the config names.
+
+    Args:
+        cfg: The config.
+        loaders: The dataloaders that the run will use, such as ``['train_dataloader']``.
+
+    Raises:
+        UserError: naming the first missing one and the key to change.
+    """
+    for loader in loaders:
+        for key, dataset in _datasets(cfg.get(loader), loader):
+            _check_dataset(key, dataset)
+        evaluators = cfg.get(loader.replace('dataloader', 'evaluator')) or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            _require(evaluator.get('ann_file'), 'annotation file', f'{loader}: {DATA_HELP}')
+    for key, checkpoint in _pretrained(cfg.model, 'model'):
+        _require(checkpoint, 'pretrained weights', f'set {key}.checkpoint or drop that init_cfg')
+    if cfg.get('load_from'):
+        _require(cfg.load_from, 'checkpoint', 'set load_from')
+
+
+def _require(path: str | None, what: str, how: str) -> None:
+    if path and '://' not in path:
+        existing(path, what, how)
+
+
+def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Yield every innermost dataset dict below a dataloader, with its key."""
+    if not isinstance(node, dict):
+        return
+    inner = [(f'{key}.dataset', node['dataset'])] if 'dataset' in node else []
+    inner += [(f'{key}.datasets.{i}', d) for i, d in enumerate(node.get('datasets', []))]
+    if not inner and 'dataloader' not in key.rsplit('.', 1)[-1]:
+        yield key, node
+    for name, child in inner:
+        yield from _datasets(child, name)
+
+
+def _check_dataset(key: str, dataset: dict) -> None:
+    root = Path(dataset.get('data_root') or '')
+    if '://' in str(dataset.get('data_root')):
+        return
+    _require(str(root), 'data root', f'set {key}.data_root; {DATA_HELP}')
+    if dataset.get('ann_file'):
+        _require(str(root / dataset['ann_file']), 'annotation file', f'{key}: {DATA_HELP}')
+    prefix = dataset.get('data_prefix') or {}
+    folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    if dataset.get('type') == 'ImageNet' and not prefix:
+        folders = [dataset.get('split')]
+    for folder in folders:
+        if folder:
+            _require(str(root / folder), 'data folder', f'{key}: {DATA_HELP}')
+
+
+def _pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every checkpoint that an ``init_cfg`` below a node loads, with its key."""
+    if isinstance(node, dict):
+        if node.get('type') == 'Pretrained':
+            yield key, node.get('checkpoint')
+        for name, child in node.items():
+            yield from _pretrained(child, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _pretrained(child, f'{key}.{i}')
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what mmengine raises over a wrong config into one line.
+
+    That is: a name that no registry knows, arguments that a class refuses, and a checkpoint that
+    does not fit. Everything else keeps its traceback.
+    """
+    try:
+        yield
+    except CheckpointMismatch as error:
+        raise UserError(str(error)) from error
+    except Exception as error:
+        text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+        unknown = re.search(r"'?([\w.]+)'? is not in the (\S+) registry", text)
+        if unknown:
+            raise UserError(
+                f'unknown class name {unknown[1]!r} in the config: it is not in the '
+                f'{unknown[2]} registry; check its spelling, default_scope and custom_imports'
+            ) from error
+        if re.match(r'class `\w+` in ', text):
+            raise UserError(f'the config does not build: {text}') from error
+        raise

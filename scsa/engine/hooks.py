@@ -1,0 +1,134 @@
+"""Hooks of ours: a progress line, a run that can be resumed exactly, a check of class names."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.fileio import load
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..cli import UserError
+
+
+@HOOKS.register_module()
+class ProgressLineHook(Hook):
+    """One line on the terminal that keeps saying epoch, step, loss and time left.
+
+    Without a terminal on stderr, and on all ranks but the first, it does nothing: the log lines of
+    mmengine are enough there.
+    """
+
+    priority = 'VERY_LOW'
+    clear = '\r\033[K'
+
+    def before_train(self, runner: Runner) -> None:
+        self.active = sys.stderr.isatty() and get_rank() == 0
+        self.started, self.first = time.monotonic(), runner.iter
+        if self.active:
+            for handler in runner.logger.handlers:
+                if type(handler) is logging.StreamHandler:  # a log line replaces the progress line
+                    handler.addFilter(self._make_room)
+
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        sys.stderr.write(self.clear)
+        return True
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self.active:
+            sys.stderr.write(self.clear + self.line(runner, batch_idx, outputs))
+            sys.stderr.flush()
+
+    def line(self, runner: Runner, batch_idx: int, outputs: dict | None) -> str:
+        """The text of the line after a step."""
+        done = runner.iter + 1
+        seconds = (time.monotonic() - self.started) / (done - self.first)
+        left = int(seconds * (runner.max_iters - done))
+        step = f'step {done}/{runner.max_iters}'
+        if runner.max_epochs is not None:
+            steps = len(runner.train_dataloader)
+            step = f'epoch {runner.epoch + 1}/{runner.max_epochs}  step {batch_idx + 1}/{steps}'
+        loss = f'  loss {float(outputs["loss"]):.4f}' if outputs and 'loss' in outputs else ''
+        return f'{step}{loss}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left'
+
+    def after_train(self, runner: Runner) -> None:
+        if self.active:
+            sys.stderr.write(self.clear)
+
+
+@HOOKS.register_module()
+class ResumableSeedHook(Hook):
+    """Make the random numbers of an epoch depend on the seed and the epoch alone.
+
+    Then a run that was killed and resumed draws what an uninterrupted one draws: the same order,
+    the same augmentations, the same dropout. mmengine restores weights, optimizer and schedule,
+    but no random state. Workers are seeded anew for every epoch, so they must not be persistent.
+    In an iteration-based run the model's random numbers depend on the iteration instead; data are
+    replayed by mmengine itself.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        # A resumed run takes over the checkpoint's seed after its sampler was built.
+        sampler = runner.train_dataloader.sampler
+        if hasattr(sampler, 'seed'):
+            sampler.seed = runner.seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.max_epochs is None:
+            return
+        seed = self._seed(runner, runner.epoch)
+        init_fn = runner.train_dataloader.worker_init_fn
+        if init_fn is not None:
+            init_fn.keywords['seed'] = seed
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.max_epochs is None:
+            self._seed(runner, runner.iter)
+
+    @staticmethod
+    def _seed(runner: Runner, progress: int) -> int:
+        sequence = np.random.SeedSequence([runner.seed, progress, get_rank()])
+        seed = int(sequence.generate_state(1)[0]) % 2**31
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        return seed
+
+
+@HOOKS.register_module()
+class ClassNamesHook(Hook):
+    """Refuse class names that a COCO file does not have; mmdet would leave them out silently."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        self._check(runner.train_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        self._check(runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        self._check(runner.test_dataloader.dataset)
+
+    def _check(self, dataset) -> None:
+        for inner in [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]:
+            if inner is not None:
+                self._check(inner)
+        classes, found = dataset.metainfo.get('classes', ()), getattr(dataset, 'cat_ids', None)
+        if found is None or len(found) == len(classes):
+            return
+        known = [category['name'] for category in load(dataset.ann_file)['categories']]
+        unknown = [name for name in classes if name not in known]
+        raise UserError(
+            f'unknown class names {unknown} for {dataset.ann_file}, which has {known}; '
+            'change metainfo.classes of the dataset'
+        )

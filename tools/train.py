@@ -1,0 +1,69 @@
+"""Train any config of this project, or one that uses it: classification, detection, segmentation.
+
+python tools/train.py configs/classification/resnet50_1xb128_in1k_scsa.py --amp
+"""
+
+import argparse
+
+from scsa.cli import UserError, existing, run
+
+
+def parse_args() -> argparse.Namespace:
+    from scsa.engine.config import add_common_arguments
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint; without one, from the last in the work dir, if any',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the actual batch over the config's base batch size",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from scsa.engine.config import check_amp, check_files, explained, load_config
+    from scsa.engine.hooks import ClassNamesHook, ProgressLineHook, ResumableSeedHook
+
+    cfg = load_config(args)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    check_amp(cfg, args.amp)
+    if args.resume:
+        cfg.resume = True
+        if args.resume != 'auto':
+            cfg.load_from = str(existing(args.resume, 'checkpoint', 'give another to --resume'))
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+        cfg.auto_scale_lr.enable = True
+    loaders = ['train_dataloader', 'val_dataloader']
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        loaders.remove('val_dataloader')
+    check_files(cfg, loaders)
+    cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
+
+    with explained():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for hook in (ClassNamesHook(), ResumableSeedHook(), ProgressLineHook()):
+            runner.register_hook(hook)
+        runner.train()
+
+
+if __name__ == '__main__':
+    run(main)
