@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
-from sklearn.datasets import load_digits, load_sample_images
-from sklearn.model_selection import train_test_split
+from sklearn.datasets import load_sample_images
 from tqdm import tqdm
 
 from scsa.cli import UserError
 from scsa.datasets.coco_writer import write_coco
+from scsa.datasets.digits import split_digits
 
 CLASSES = tuple('0123456789')
 SEGMENTATION_CLASSES = ('background', *CLASSES)  # label map values 1, 2, …
@@ -41,19 +41,15 @@ class Scene(NamedTuple):
     picture: np.ndarray
     masks: list
     digits: list
-    hidden: list  # whether another digit covers a part
+    hidden: list  # share of each digit that others cover
     labels: np.ndarray
 
 
 def sources(split: str) -> tuple[np.ndarray, np.ndarray, list]:
     """Returns the digits (N, 8, 8) in 0 … 1, their values, and the photographs of a split."""
-    data = load_digits()
-    parts = train_test_split(
-        data.images / 16, data.target, test_size=360, stratify=data.target, random_state=0
-    )
-    first = ('train', 'val').index(split)  # (train images, val images, train values, val values)
+    _, images, values = split_digits()[split]
     photos = [photo[:, COLUMNS[split]] for photo in load_sample_images().images]
-    return parts[first], parts[first + 2], photos
+    return images / 16, values, photos
 
 
 def background(rng: np.random.Generator, photos: list, size: int) -> np.ndarray:
@@ -114,20 +110,18 @@ def compose(
         visible = [*remaining, mask]
         whole.append(mask)
         digits.append(int(values[chosen]))
-    hidden = [bool((w & ~v).any()) for w, v in zip(whole, visible)]
+    hidden = [1 - v.sum() / w.sum() for w, v in zip(whole, visible)]
     return Scene(picture.round().astype(np.uint8), visible, digits, hidden, labels)
 
 
 def segmentation(mask: np.ndarray) -> list | dict:
-    """Returns a polygon if one gives exactly this mask, else (pieces, holes) run lengths."""
+    """Returns a polygon for a mask in one piece without holes, run lengths for any other."""
     # At twice the size a contour runs a quarter of a pixel inside the edge of the original
     # pixels and so rasterises to just these; at the original size it would lose half a pixel.
     doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if len(contours) == 1 and len(contours[0]) > 2:
-        polygon = ((contours[0].reshape(-1) + 0.5) / 2).tolist()
-        if np.array_equal(rle.decode(rle.frPyObjects([polygon], *mask.shape))[..., 0], mask):
-            return [polygon]
+    if len(contours) == 1:
+        return [((contours[0].reshape(-1) + 0.5) / 2).tolist()]
     encoded = rle.encode(np.asfortranarray(mask, np.uint8))
     return {'size': encoded['size'], 'counts': encoded['counts'].decode('ascii')}
 
@@ -186,7 +180,7 @@ def write_split(out: Path, split: str, count: int, size: int, seed: int) -> None
         for mask, digit in zip(scene.masks, scene.digits):
             ids = {'id': len(annotations) + 1, 'image_id': image_id}
             annotations.append({**ids, **annotation(mask, digit)})
-        hidden += sum(scene.hidden)
+        hidden += np.count_nonzero(scene.hidden)
     write_coco(out / f'annotations/instances_{split}.json', images, annotations, CLASSES)
     polygons = sum(isinstance(entry['segmentation'], list) for entry in annotations)
     print(
