@@ -124,13 +124,16 @@ def test_downloads_are_told_in_megabytes():
     assert shown == 'downloading torch-2.1.1-cp310.whl, 335 of 670 MB'
 
 
-def test_a_failed_command_shows_the_end_of_its_log(tmp_path, capfd):
-    script = 'import sys\nfor n in range(50): print("line", n)\nsys.exit(3)'
+def test_a_failed_command_shows_cause_and_end_of_its_log(tmp_path, capfd):
+    lines = 'for n in range(50): print("x.cpp: Error: no such header" if n == 7 else n)'
     with pytest.raises(env.EnvError, match=r'mmcv: failed.*log\.txt'):
-        env.follow([sys.executable, '-c', script], 'mmcv', tmp_path / 'log.txt')
+        env.follow(
+            [sys.executable, '-c', f'{lines}\nraise SystemExit(3)'], 'mmcv', tmp_path / 'log.txt'
+        )
     shown = capfd.readouterr().err
-    assert '| line 49\n' in shown and '| line 29\n' not in shown
-    assert (tmp_path / 'log.txt').read_text().count('line') == 50
+    assert '| x.cpp: Error: no such header\n' in shown
+    assert '| 49\n' in shown and '| 39\n' not in shown
+    assert len((tmp_path / 'log.txt').read_text().splitlines()) == 50
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):

@@ -118,9 +118,10 @@ def follow(command, what, log, env=None):
     """Runs `command`, keeps its output in `log` and shows how far it is.
 
     Raises:
-        EnvError: It failed; the end of the log has been shown.
+        EnvError: It failed; the telling lines of the log have been shown.
     """
-    progress, notes, tail = Progress(what), Notes(), deque(maxlen=20)
+    progress, notes = Progress(what), Notes()
+    errors, tail = [], deque(maxlen=10)
     with open(log, 'w', encoding='utf-8') as out, subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -134,13 +135,17 @@ def follow(command, what, log, env=None):
             if not line.startswith('Progress '):  # thousands, of a download
                 out.write(line)
                 tail.append(line)
+                if 'error:' in line.lower():
+                    errors.append(line)
             note = notes(line)
             if note:
                 progress.show(note)
     progress.close(done=process.returncode == 0)
     if process.returncode:
-        sys.stderr.writelines(f'  | {line}' for line in tail)
-        raise EnvError(f'{what}: failed; the lines above end its log, {log}')
+        # The cause comes first in a compiler's log, last in pip's.
+        shown = [*errors[:5], '...\n', *tail]
+        sys.stderr.writelines(f'  | {line}' for line in shown)
+        raise EnvError(f'{what}: failed; the whole log is {log}')
 
 
 class Environment:
@@ -190,7 +195,9 @@ class Environment:
                 'remove it, or choose another with VENV='
             )
         if not version or self._run('-m', 'pip', '--version') is None:
-            print(f'{self.folder}: Python {sys.version.split()[0]}', file=sys.stderr, flush=True)
+            _say(
+                f'{self.folder}: Python {sys.version.split()[0]}; 2.5 GB to download the first time'
+            )
             # A folder whose Python does not run is what a vanished interpreter left.
             venv.create(self.folder, clear=ours and not version, symlinks=True, with_pip=True)
         self.made.mkdir(exist_ok=True)
@@ -198,8 +205,7 @@ class Environment:
     def _install_packages(self):
         # The pinned pip first: older ones know no `--progress-bar raw`.
         self._pip('pip', 'pip', 'install', '-c', PINS, 'pip')
-        what = 'packages of the paper lane (2.5 GB to download the first time)'
-        self._pip('packages', what, 'install', '--progress-bar', 'raw', '-r', LANE)
+        self._pip('packages', 'packages', 'install', '--progress-bar', 'raw', '-r', LANE)
 
     def _install_project(self):
         self._pip('project', 'scsa', 'install', '--no-deps', '--no-build-isolation', '-e', ROOT)
@@ -234,18 +240,18 @@ class Environment:
             if self._runs_here(wheel):
                 return wheel
             wheel.unlink()
-        print('mmcv: no prebuilt wheel for this Python and torch', file=sys.stderr, flush=True)
+        _say('mmcv: no prebuilt wheel for this Python and torch; compiling it takes 10 to 30 min,')
+        _say('      unless pip has it cached')
         return None
 
     def _build(self, folder):
         """Returns a wheel of mmcv compiled here, now or earlier (pip caches what it builds)."""
         pip_wheel = ('wheel', '-v', '--no-deps', '-c', PINS, '-w', folder)
-        what = 'compiling mmcv (10 to 30 min, unless pip has it cached)'
         for _ in range(2):
             try:
                 self._pip(
                     'mmcv',
-                    what,
+                    'compiling mmcv',
                     *(*pip_wheel, '--no-binary', 'mmcv', '--no-build-isolation', 'mmcv'),
                     env=self._build_variables(),
                 )
@@ -311,6 +317,10 @@ class Environment:
         return self.made / f'{step}-log.txt'
 
 
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
 def _hash(*made_from):
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
 
@@ -334,10 +344,10 @@ def main():
     try:
         Environment(args.venv).make(full=args.state == 'full')
     except EnvError as error:
-        print(f'error: {error}', file=sys.stderr)
+        _say(f'error: {error}')
         sys.exit(2)
     except KeyboardInterrupt:
-        print('\ninterrupted; the next run goes on from here', file=sys.stderr)
+        _say('\ninterrupted; the next run goes on from here')
         sys.exit(130)
 
 
