@@ -1,0 +1,8 @@
+# Faster R-CNN, ResNet-50, PASCAL VOC 07+12: the baseline.
+_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../_base_/detection/voc.py']
+pretrained = 'checkpoints/resnet50_1xb128_in1k.pth'
+
+model = dict(
+    backbone=dict(init_cfg=dict(checkpoint=pretrained, prefix='backbone.')),
+    roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)),
+)

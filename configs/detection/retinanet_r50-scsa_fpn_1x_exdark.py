@@ -1,0 +1,7 @@
+# RetinaNet, ResNet-50-SCSA, ExDark: the recipe of the baseline.
+_base_ = './retinanet_r50_fpn_1x_exdark.py'
+pretrained = 'checkpoints/resnet50_1xb128_in1k_scsa.pth'
+
+model = dict(
+    backbone=dict(type='ResNetSCSA', scsa_cfg=_base_.scsa_cfg, init_cfg=dict(checkpoint=pretrained))
+)

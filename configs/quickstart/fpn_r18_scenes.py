@@ -1,0 +1,15 @@
+# The plain baseline of fpn_r18_scenes_scsa.py: Semantic FPN on the digit scenes.
+_base_ = ['mmseg::_base_/models/fpn_r50.py', '../_base_/segmentation/digit_scenes.py']
+
+model = dict(
+    data_preprocessor=dict(size_divisor=32),
+    pretrained=None,
+    backbone=dict(_base_.resnet18, _delete_=True),
+    neck=dict(in_channels=_base_.channels, out_channels=64),
+    decode_head=dict(
+        in_channels=[64] * 4,
+        channels=64,
+        num_classes=11,
+        norm_cfg=dict(type='BN'),  # mmseg's SyncBN needs GPUs
+    ),
+)

@@ -1,0 +1,3 @@
+_base_ = './upernet_r18_scenes.py'
+
+model = dict(backbone=dict(type='ResNetSCSA', scsa_cfg=_base_.scsa_cfg))
