@@ -43,7 +43,9 @@ clean: ## what builds and checks leave behind; not the environment, not data, no
 	@find scsa tools tests configs docs -name __pycache__ -prune -exec rm -rf {} +
 
 data/digits: | env
-	@$(RUN) tools/dataset_converters/digits.py --out $@
+	@rm -rf $@.part
+	@$(RUN) tools/dataset_converters/digits.py --out $@.part
+	@mv $@.part $@ # so that a folder of that name is a whole one
 
 # The last checkpoint, not the best: the digits have no third part to choose it on.
 define train_and_test
