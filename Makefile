@@ -50,5 +50,6 @@ data/digits: | env
 # The last checkpoint, not the best: the digits have no third part to choose it on.
 define train_and_test
 	@$(RUN) tools/train.py configs/quickstart/$(1).py --work-dir work_dirs/$(1)
-	@$(RUN) tools/test.py configs/quickstart/$(1).py "$$(< work_dirs/$(1)/last_checkpoint)" --work-dir work_dirs/$(1)
+	@$(RUN) tools/test.py configs/quickstart/$(1).py "$$(< work_dirs/$(1)/last_checkpoint)" --work-dir work_dirs/$(1) \
+		--out work_dirs/$(1)/predictions.pkl
 endef

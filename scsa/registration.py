@@ -12,7 +12,11 @@ def register() -> None:
     A package that is there but cannot be imported gives one warning that names the cause: the
     attention needs torch alone and goes on working.
     """
-    for package, module in (('mmengine', 'scsa.plugin'), ('mmpretrain', 'scsa.backbones')):
+    for package, module in (
+        ('mmengine', 'scsa.config_bases'),
+        ('mmengine', 'scsa.plugin'),
+        ('mmpretrain', 'scsa.backbones'),
+    ):
         if find_spec(package) is None:
             return
         try:

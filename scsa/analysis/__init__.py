@@ -1,0 +1,1 @@
+"""Functions behind tools/analysis and tools/visualization, which only parse arguments."""
