@@ -43,8 +43,9 @@ def main() -> None:
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)
 
-    with explained():
+    with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained():
         runner.register_hook(ClassNamesHook())
         if args.out and not args.out.endswith('.json'):
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

@@ -58,8 +58,9 @@ def main() -> None:
     check_files(cfg, loaders)
     cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
 
-    with explained():
+    with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained():
         for hook in (ClassNamesHook(), ResumableSeedHook(), ProgressLineHook()):
             runner.register_hook(hook)
         runner.train()

@@ -69,7 +69,12 @@ def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
             '--launcher pytorch'
         )
     torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        device_ids=None,  # mmengine's default is a GPU
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
 
 
 def check_amp(cfg: Config, flag: bool) -> None:
@@ -160,24 +165,27 @@ def _pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(*build_errors: type[Exception]) -> Iterator[None]:
     """Turn what mmengine raises over a wrong config into one line.
 
-    That is: a name that no registry knows, arguments that a class refuses, and a checkpoint that
-    does not fit. Everything else keeps its traceback.
+    That is: a name that no registry knows, and a checkpoint that does not fit. Everything else
+    keeps its traceback.
+
+    Args:
+        *build_errors: Further exceptions that, here, mean arguments that some class refuses.
     """
     try:
         yield
-    except CheckpointMismatch as error:
+    except (UserError, CheckpointMismatch) as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+        text = str(error.args[0]) if error.args else ''
         unknown = re.search(r"'?([\w.]+)'? is not in the (\S+) registry", text)
         if unknown:
             raise UserError(
                 f'unknown class name {unknown[1]!r} in the config: it is not in the '
                 f'{unknown[2]} registry; check its spelling, default_scope and custom_imports'
             ) from error
-        if re.match(r'class `\w+` in ', text):
-            raise UserError(f'the config does not build: {text}') from error
+        if isinstance(error, build_errors):
+            raise UserError(f'the config does not build: {error}') from error
         raise

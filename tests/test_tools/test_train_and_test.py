@@ -1,0 +1,147 @@
+"""Train and test the digits quick start through the tools, end to end."""
+
+import json
+import os
+import pickle
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tools_helpers import CONFIG, ROOT, environment, run_tool, tiny
+
+
+def weights(path):
+    return torch.load(path, map_location='cpu')['state_dict']
+
+
+def train_on_a_terminal(*arguments):
+    """Run training with stderr on a pseudo-terminal; return what a person would have seen."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, 'tools/train.py', *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen = b''
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # Linux: the other side was closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(master)
+    return process.wait(), seen.decode()
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory):
+    """A whole run of three epochs, watched on a terminal."""
+    work_dir = tmp_path_factory.mktemp('whole')
+    dropout = 'model.backbone.scsa_cfg.attn_drop_ratio=0.1'
+    code, seen = train_on_a_terminal(CONFIG, '--work-dir', work_dir, *tiny(digits, dropout))
+    assert code == 0, seen[-3000:]
+    return work_dir, seen
+
+
+def test_a_terminal_shows_one_line_that_updates(trained):
+    _, seen = trained
+    line = re.compile(r'\r\x1b\[Kepoch 2/3  step 1/3  loss \d+\.\d{4}  0:00:\d\d left')
+    assert line.search(seen), seen[-2000:]
+
+
+def test_without_a_terminal_there_is_no_such_line(digits, tmp_path):
+    seen = run_tool(
+        'tools/train.py', CONFIG, '--work-dir', tmp_path, '--no-validate',
+        *tiny(digits, 'train_cfg.max_epochs=1'),
+    )  # fmt: skip
+    assert '\r' not in seen and 'Epoch(train)' in seen and 'Epoch(val)' not in seen
+
+
+def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, digits, tmp_path):
+    work_dir, _ = trained
+    arguments = ['tools/test.py', CONFIG, work_dir / 'epoch_3.pth', '--work-dir', tmp_path]
+    metrics, predictions = tmp_path / 'out' / 'metrics.json', tmp_path / 'predictions.pkl'
+    seen = run_tool(*arguments, '--out', predictions, '--show-dir', tmp_path / 'pictures',
+                    *tiny(digits))  # fmt: skip
+    assert 'accuracy/top1' in seen
+    with predictions.open('rb') as file:
+        samples = pickle.load(file)
+    assert len(samples) == 20 and {'pred_label', 'gt_label', 'img_path'} <= set(samples[0])
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 20
+
+    run_tool(*arguments, '--out', metrics, '--tta', *tiny(digits))
+    assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
+
+
+def test_the_report_draws_curves_and_predictions(trained, digits):
+    work_dir, _ = trained
+    run_tool(
+        'tools/test.py', CONFIG, work_dir / 'epoch_3.pth', '--work-dir', work_dir,
+        '--out', work_dir / 'predictions.pkl', *tiny(digits),
+    )  # fmt: skip
+    seen = run_tool('tools/analysis/quickstart_report.py', work_dir, work_dir)
+    assert re.search(r'top-1 +\d+\.\d\d %  \(\d+ of 20;', seen)
+    for name in ('curves.png', 'predictions.png', 'comparison.png'):
+        assert (work_dir / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
+    workers, trained, digits, tmp_path
+):
+    options = tiny(
+        digits,
+        'model.backbone.scsa_cfg.attn_drop_ratio=0.1',
+        f'train_dataloader.num_workers={workers}',
+    )
+    whole = trained[0]
+    if workers:  # workers draw other random numbers than the main process
+        whole = tmp_path / 'whole'
+        run_tool('tools/train.py', CONFIG, '--work-dir', whole, *options)
+    killed = tmp_path / 'killed'
+    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(killed), *options]
+    with (tmp_path / 'log').open('w') as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.monotonic() + 300
+        while not (killed / 'last_checkpoint').exists():
+            assert process.poll() is None and time.monotonic() < deadline, 'no checkpoint came'
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (killed / 'epoch_3.pth').exists(), 'killed too late to prove anything'
+    run_tool(*command[1:], '--resume')
+    expected, found = weights(whole / 'epoch_3.pth'), weights(killed / 'epoch_3.pth')
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def test_the_seed_of_every_epoch_is_another(trained):
+    # The guard of the test above: had nothing been random, it would prove little.
+    first, last = weights(trained[0] / 'epoch_1.pth'), weights(trained[0] / 'epoch_3.pth')
+    key = 'backbone.layer1.0.attn.q.weight'
+    assert not torch.equal(first[key], last[key])
+
+
+def test_two_processes_train_with_torchrun(digits, tmp_path):
+    seen = run_tool(
+        '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29611',
+        'tools/train.py', CONFIG, '--launcher', 'pytorch', '--work-dir', tmp_path,
+        *tiny(digits, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=16'),
+        timeout=300,
+    )  # fmt: skip
+    assert 'GPU number: 2' in seen and (tmp_path / 'epoch_1.pth').exists()
+    # 96 images, 16 a process: three steps, not six.
+    assert 'Epoch(train) [1][3/3]' in re.sub(' +', ' ', seen)

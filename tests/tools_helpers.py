@@ -1,0 +1,68 @@
+"""Run the tools as users do, on digits so few and a network so small that it takes seconds."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIG = 'configs/quickstart/resnet18_digits_scsa.py'
+
+
+def tiny(digits, *options):
+    """Arguments that shrink the digits quick start."""
+    return [
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={digits}',
+        f'val_dataloader.dataset.data_root={digits}',
+        f'test_dataloader.dataset.data_root={digits}',
+        'train_dataloader.dataset.indices=96',
+        'train_dataloader.batch_size=32',
+        'val_dataloader.dataset.indices=20',
+        'test_dataloader.dataset.indices=20',
+        'model.backbone.stem_channels=8',
+        'model.backbone.base_channels=8',
+        'model.head.in_channels=64',
+        'param_scheduler.total_steps=3',
+        'train_cfg.max_epochs=3',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.max_keep_ckpts=-1',
+        *options,
+    ]
+
+
+def environment():
+    # One thread: sums then have one order, and two processes do not fight for the cores.
+    return dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), SCSA_DEBUG='')
+
+
+def run_tool(*arguments, **kwargs):
+    """Run a tool in a process of its own; show its output if it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def refusal(monkeypatch, capsys, *arguments):
+    """Run a tool that must refuse its arguments, in this process; give the line it prints."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', [str(a) for a in arguments])
+    monkeypatch.delenv('SCSA_DEBUG', raising=False)
+    try:
+        runpy.run_path(str(arguments[0]), run_name='__main__')
+    except SystemExit as stop:
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
+        assert stop.code == 2 and len(lines) == 1, (stop.code, lines)
+        return lines[0]
+    raise AssertionError('the tool did not refuse')
