@@ -1,7 +1,4 @@
-"""Write scikit-learn's handwritten digits as an ImageNet-style folder (1,437 train, 360 val).
-
-    python tools/dataset_converters/digits.py --out data/digits
-"""
+"""Write scikit-learn's handwritten digits as an ImageNet-style folder (1,437 train, 360 val)."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +8,7 @@ from scsa.datasets.digits import write_digits
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='data/digits', help='folder to write [%(default)s]')
     parser.add_argument('--size', type=int, default=56, help='side of the images [%(default)s]')
     args = parser.parse_args()
