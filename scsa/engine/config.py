@@ -55,7 +55,18 @@ def load_config(args: argparse.Namespace) -> Config:
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / path.stem)
     set_launcher(cfg, args)
+    set_loader_defaults(cfg)
     return cfg
+
+
+def set_loader_defaults(cfg: Config) -> None:
+    """What mmpretrain's own tools, and so the published runs, add to every dataloader."""
+    if cfg.get('default_scope') != 'mmpretrain':
+        return
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name):
+            cfg[name].setdefault('collate_fn', dict(type='default_collate'))
+            cfg[name].setdefault('pin_memory', torch.cuda.is_available())
 
 
 def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
