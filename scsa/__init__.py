@@ -1,9 +1,10 @@
 """SCSA, spatial and channel synergistic attention (arXiv 2407.05128)."""
 
 from .attention import PCSA, SCSA, SMSA
+from .kernels import backend
 from .registration import register
 from .version import __version__
 
-__all__ = ['PCSA', 'SCSA', 'SMSA', '__version__']
+__all__ = ['PCSA', 'SCSA', 'SMSA', '__version__', 'backend']
 
 register()

@@ -1,14 +1,24 @@
 """PCSA, progressive channel-wise self-attention (arXiv 2407.05128, section 3.3)."""
 
+from typing import Optional, Tuple
+
 import torch
 from torch import Tensor, nn
 
-from .functional import check_input, pool_windows, recombine_windows
+from ..kernels.functional import (
+    channel_gate,
+    check_input,
+    pool_windows,
+    recombine_windows,
+    widen,
+)
 from .smsa import GATES
 
 torch.fx.wrap('check_input')
+torch.fx.wrap('channel_gate')
 torch.fx.wrap('pool_windows')
 torch.fx.wrap('recombine_windows')
+torch.fx.wrap('widen')
 
 DOWN_SAMPLE_MODES = ('avg_pool', 'max_pool', 'recombination')
 
@@ -107,6 +117,16 @@ class PCSA(nn.Module):
         self.v = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
         self.attn_drop = nn.Dropout(attn_drop_ratio)
 
+    def channel_parameters(self) -> Tuple[Tensor, Tensor, Tensor, Optional[Tensor]]:
+        """What :func:`channel_gate` takes, the scales of q, k and v as one tensor (3, C, 1)."""
+        q, k, v = self.q, self.k, self.v
+        scale = torch.stack([q.weight, k.weight, v.weight]).view(3, self.dim, 1)
+        b_q, b_k, b_v = q.bias, k.bias, v.bias
+        shift: Optional[Tensor] = None
+        if b_q is not None and b_k is not None and b_v is not None:
+            shift = torch.stack([b_q, b_k, b_v]).view(3, self.dim, 1)
+        return self.norm.weight, self.norm.bias, scale, shift
+
     def channel_attention(self, x: Tensor) -> Tensor:
         """PCSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
@@ -114,14 +134,13 @@ class PCSA(nn.Module):
             y = self.conv_d(x)
         else:
             y = pool_windows(x, self.down_sample_mode, self.window_size)
-        y = self.norm(y)  # (B, C, H', W'), N = H' * W' tokens
-        heads, d = self.head_num, self.dim // self.head_num
-        q = self.q(y).flatten(2).unflatten(1, [heads, d])  # (B, heads, d, N)
-        k = self.k(y).flatten(2).unflatten(1, [heads, d])
-        v = self.v(y).flatten(2).mean(2).unflatten(1, [heads, d]).unsqueeze(3)  # (B, heads, d, 1)
-        attn = (q @ k.transpose(2, 3) * d**-0.5).softmax(3)  # (B, heads, d, d)
-        gate = (self.attn_drop(attn) @ v.to(attn.dtype)).flatten(1)  # (B, C)
-        gate = gate.softmax(1) if self.gate_layer == 'softmax' else gate.sigmoid()
+        gate = channel_gate(
+            widen(y),
+            *self.channel_parameters(),
+            d=self.dim // self.head_num,
+            dropout=self.attn_drop.p if self.training else 0.0,
+            softmax=self.gate_layer == 'softmax',
+        )
         return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
 
     def forward(self, x: Tensor) -> Tensor:

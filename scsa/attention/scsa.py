@@ -2,10 +2,15 @@
 
 from typing import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from ..kernels import path_for
+from ..kernels.functional import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
+
+torch.fx.wrap('check_input')
 
 
 class SCSA(SMSA, PCSA):
@@ -53,7 +58,33 @@ class SCSA(SMSA, PCSA):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        if not torch.jit.is_scripting():
+            path = path_for(x)
+            if path != 'plain':
+                check_input(x, self.dim)
+                return self._fast(x, path)
         return self.channel_attention(self.spatial_attention(x))
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor, path: str) -> Tensor:
+        """The same with little memory and traffic; see :mod:`scsa.kernels`."""
+        if path == 'reference':
+            from .reference import scsa_reference
+
+            return scsa_reference(self, x)
+        from ..kernels.eager import EagerSCSA, Options
+
+        options = Options(
+            self.dim // self.head_num,
+            self.window_size,
+            self.down_sample_mode,
+            self.attn_drop.p if self.training else 0.0,
+            self.gate_layer == 'softmax',
+        )
+        conv_d = self.conv_d.weight if self.recombine else None
+        norms = (self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias)
+        params = (*self.shared_kernel(), *norms, *self.channel_parameters(), conv_d)
+        return EagerSCSA.apply(options, x, *params)
 
     def extra_repr(self) -> str:
         return f'{PCSA.extra_repr(self)}, group_kernel_sizes={self.group_kernel_sizes}'

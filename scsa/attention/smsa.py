@@ -1,14 +1,17 @@
 """SMSA, shareable multi-semantic spatial attention (arXiv 2407.05128, section 3.2)."""
 
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional import check_input
+from ..kernels.functional import check_input, convolve_strips, strip_gate, widen
 
 torch.fx.wrap('check_input')
+torch.fx.wrap('convolve_strips')
+torch.fx.wrap('strip_gate')
+torch.fx.wrap('widen')
 
 GATES = ('sigmoid', 'softmax')
 
@@ -84,31 +87,22 @@ class SMSA(nn.Module):
         self.norm_h = nn.GroupNorm(4, dim)
         self.norm_w = nn.GroupNorm(4, dim)
 
-    def spatial_attention(self, x: Tensor) -> Tensor:
-        """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
-        check_input(x, self.dim)
-        height, width = x.size(2), x.size(3)
-
-        # Eight convolutions as one: kernels of one length (zeros around the shorter ones), and
-        # both strips in one row with enough zeros between them that no kernel sees across.
+    def shared_kernel(self) -> Tuple[Tensor, Tensor]:
+        """The four kernels as one (C, 1, K), zeros around the shorter, and their biases (C)."""
         half = max(self.group_kernel_sizes) // 2
         convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
         kernels = [F.pad(c.weight, [half - c.half] * 2) for c in convs]
-        weight = torch.cat(kernels)  # (C, 1, 2 * half + 1)
-        bias = torch.cat([c.bias for c in convs])  # (C)
-        x_h = x.mean(3)  # (B, C, H)
-        x_w = x.mean(2)  # (B, C, W)
-        strips = torch.cat([F.pad(x_h, [0, half]), x_w], 2)  # (B, C, H + half + W)
-        strips = F.conv1d(strips, weight, bias, padding=half, groups=self.dim)
+        return torch.cat(kernels), torch.cat([c.bias for c in convs])
 
-        # narrow(), for a slice with a traced end would be frozen.
-        a_h = self.norm_h(strips.narrow(2, 0, height))
-        a_w = self.norm_w(strips.narrow(2, height + half, width))
-        if self.gate_layer == 'softmax':
-            a_h, a_w = a_h.softmax(2), a_w.softmax(2)
-        else:
-            a_h, a_w = a_h.sigmoid(), a_w.sigmoid()
-        # Norms run in float32 under autocast; the map keeps its own type.
+    def spatial_attention(self, x: Tensor) -> Tensor:
+        """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
+        check_input(x, self.dim)
+        kernel, bias = self.shared_kernel()
+        x_h, x_w = widen(x.mean(3)), widen(x.mean(2))  # (B, C, H), (B, C, W)
+        x_h, x_w = convolve_strips(x_h, x_w, kernel, bias)
+        softmax = self.gate_layer == 'softmax'
+        a_h = strip_gate(x_h, self.norm_h.weight, self.norm_h.bias, softmax)
+        a_w = strip_gate(x_w, self.norm_w.weight, self.norm_w.bias, softmax)
         return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
 
     def forward(self, x: Tensor) -> Tensor:

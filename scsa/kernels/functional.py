@@ -1,0 +1,168 @@
+"""The steps of the attention as functions of tensors: what the modules and all fast paths share.
+
+``torch.fx`` keeps each as one node (``torch.fx.wrap`` in the files that call them). Those whose
+control flow depends on the shape of the input are compiled by tracing (``script_if_tracing``): a
+traced module then runs at any other size.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_input(x: Tensor, dim: int) -> None:
+    """Refuse what is not a (B, dim, H, W) map with at least one pixel.
+
+    Raises:
+        ValueError: on another rank, another number of channels, or an empty map.
+    """
+    if torch.jit.is_tracing():  # the sizes are recorded tensors here: a branch would be frozen
+        return
+    if x.dim() != 4:
+        raise ValueError(
+            f'SCSA takes a feature map (B, C, H, W), got a tensor of {x.dim()} dimensions; '
+            'lay tokens out as a map first'
+        )
+    if x.size(1) != dim:
+        raise ValueError(
+            f'SCSA was built for dim={dim} channels, got a map of {x.size(1)} channels; '
+            'pass the channels of the map as dim'
+        )
+    if x.size(2) == 0 or x.size(3) == 0:
+        raise ValueError(f'SCSA needs at least one pixel, got a map of {x.size(2)}x{x.size(3)}')
+
+
+@torch.jit.script_if_tracing
+def widen(x: Tensor) -> Tensor:
+    """Half precision to float32: the strips and tokens are few and decide over the whole map."""
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
+
+
+def join_strips(x_h: Tensor, x_w: Tensor, half: int) -> Tensor:
+    """Both strips in one row, with zeros between them: (B, C, 1, H + half + W)."""
+    row = torch.cat([F.pad(x_h, [0, half]), x_w], 2).unsqueeze(2)
+    if row.is_cuda:
+        return row
+    # For the CPU's convolutions: the weight gradient takes a third of the time in this layout.
+    return row.contiguous(memory_format=torch.channels_last)
+
+
+def convolve_strips(
+    x_h: Tensor, x_w: Tensor, kernel: Tensor, bias: Optional[Tensor]
+) -> Tuple[Tensor, Tensor]:
+    """The shared convolutions of the spatial attention, eight as one (section 3.2 of the paper).
+
+    The zeros between the strips are as many as a kernel reaches to a side: none sees across.
+
+    Args:
+        x_h: (B, C, H), the mean of each row.
+        x_w: (B, C, W), the mean of each column.
+        kernel: (C, 1, K), K odd; the shorter kernels have zeros around them.
+        bias: (C) or None.
+
+    Returns:
+        (B, C, H) and (B, C, W).
+    """
+    height, width, half = x_h.size(2), x_w.size(2), kernel.size(2) // 2
+    row = join_strips(x_h, x_w, half)
+    kernel = kernel.unsqueeze(2).to(row.dtype)
+    bias = None if bias is None else bias.to(row.dtype)
+    row = F.conv2d(row, kernel, bias, 1, [0, half], 1, kernel.size(0)).squeeze(2)
+    # narrow(), for a slice with a traced end would be frozen.
+    return row.narrow(2, 0, height), row.narrow(2, height + half, width)
+
+
+def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool) -> Tensor:
+    """A convolved strip (B, C, L) to its gate, a sigmoid or a softmax along the strip."""
+    u = F.group_norm(u, 4, norm_weight.to(u.dtype), norm_bias.to(u.dtype))
+    return u.softmax(2) if softmax else u.sigmoid()
+
+
+@torch.jit.script_if_tracing
+def pool_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
+    """Reduce each window of a map to its average or maximum (section 3.3 of the paper).
+
+    Rows and columns that do not fill a window are left out. A map smaller than the window counts
+    as one window of its own size, where the published module fails.
+
+    Args:
+        x: (B, C, H, W).
+        mode: ``'avg_pool'`` or ``'max_pool'``.
+        window_size: Side of a window in pixels; -1 averages the whole map in every mode.
+
+    Returns:
+        (B, C, H // window_size, W // window_size).
+    """
+    if window_size == -1:
+        return x.mean((2, 3), keepdim=True)
+    window = [min(window_size, x.size(2)), min(window_size, x.size(3))]
+    if mode == 'max_pool':
+        return F.max_pool2d(x, window, window)
+    # Rows, then columns: torch.compile fuses windows of up to 25 pixels.
+    return F.avg_pool2d(F.avg_pool2d(x, [window[0], 1]), [1, window[1]])
+
+
+@torch.jit.script_if_tracing
+def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
+    """Take all pixels of a window to the channels and mix them by a 1x1 convolution.
+
+    That is a convolution with the window as its kernel and stride, so it is computed as one.
+    A map smaller than the window is filled up with zeros, that is, it meets the part of the kernel
+    that it covers.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C', C * window_size ** 2, 1, 1), its inputs ordered channel, row, column.
+        window_size: Side of a window in pixels.
+
+    Returns:
+        (B, C', H // window_size, W // window_size).
+    """
+    kernel = weight.view(weight.size(0), x.size(1), window_size, window_size)
+    kernel = kernel[:, :, : x.size(2), : x.size(3)]
+    return F.conv2d(x, kernel, stride=window_size)
+
+
+def channel_gate(
+    y: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    scale: Tensor,
+    shift: Optional[Tensor],
+    d: int,
+    dropout: float,
+    softmax: bool,
+    fused: bool = True,
+) -> Tensor:
+    """The tokens of a map to one gate a channel (section 3.3 of the paper).
+
+    Args:
+        y: (B, C, H', W'), N = H' * W' tokens.
+        norm_weight: (C), of the norm over all channels.
+        norm_bias: (C), likewise.
+        scale: (3, C, 1), what q, k and v multiply each channel with.
+        shift: (3, C, 1), what they add, or None.
+        d: Channels of a head.
+        dropout: Dropout on the attention matrix, 0 outside training.
+        softmax: Whether the gate is a softmax over the channels rather than a sigmoid.
+        fused: Whether to use the kernel that never holds a (d, d) matrix. It has no second
+            derivative; the same written out has.
+
+    Returns:
+        (B, C).
+    """
+    y = F.group_norm(y, 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype)).flatten(2)  # (B, C, N)
+    qkv = y * scale.unsqueeze(1)
+    if shift is not None:
+        qkv = qkv + shift.unsqueeze(1)
+    # The attention runs over the channels; the N tokens are its features: (B, heads, d, N).
+    q, k, v = qkv.unflatten(2, [-1, d]).unbind(0)
+    if fused:
+        a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
+    else:  # the mean over the tokens commutes with the attention
+        attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
+        a = (attn @ v.mean(3, keepdim=True)).squeeze(3)
+    a = a.flatten(1)
+    return a.softmax(1) if softmax else a.sigmoid()

@@ -1,0 +1,64 @@
+"""The switch between the paths."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import scsa
+from scsa import kernels
+from scsa.attention import SCSA, scsa_reference
+
+
+def test_names_the_path_inside_the_block_only():
+    x = torch.randn(1, 8, 7, 7)
+    assert kernels.path_for(x) == 'eager'
+    with scsa.backend('reference'):
+        assert kernels.path_for(x) == 'reference'
+        with scsa.backend('eager'):
+            assert kernels.path_for(x) == 'eager'
+        assert kernels.path_for(x) == 'reference'
+    with pytest.raises(KeyError), scsa.backend('reference'):
+        raise KeyError
+    assert kernels.path_for(x) == 'eager'
+
+
+def test_reference_is_the_reference():
+    module, x = SCSA(16), torch.randn(2, 16, 14, 14)
+    with scsa.backend('reference'):
+        assert torch.equal(module(x), scsa_reference(module, x))
+
+
+def test_unknown_names_are_refused():
+    refused = pytest.raises(ValueError, match=r"'fastest' is unknown; use one of .*'eager'")
+    with refused, scsa.backend('fastest'):
+        pass
+
+
+@pytest.mark.parametrize(('value', 'expected'), [('reference', 'reference'), ('auto', 'eager')])
+def test_environment_variable(value, expected):
+    found = ask(value)
+    assert found.returncode == 0 and found.stdout.split() == [expected]
+
+
+def test_a_wrong_environment_variable_says_so():
+    found = ask('fast')
+    assert found.returncode == 1 and "'fast' is unknown; use one of" in found.stderr
+
+
+def ask(value):
+    code = 'import torch; from scsa.kernels import path_for; print(path_for(torch.ones(1)))'
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'SCSA_BACKEND': value},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_other_devices_take_the_plain_composition():
+    assert kernels.path_for(torch.ones(1, device='meta')) == 'plain'
+    module = SCSA(8).to('meta')
+    assert module(torch.ones(2, 8, 9, 9, device='meta')).shape == (2, 8, 9, 9)
