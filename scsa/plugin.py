@@ -16,10 +16,14 @@ class SCSAPlugin(SCSA):
 
     Args:
         in_channels: Number of channels of the map.
+        channel_ratio: What the map really has, over ``in_channels``. mmdet's Res2Net and mmseg's
+            ResNeXt give the width of a plain ResNet, 64, to the plugins of a block with
+            ``base_width * scales`` or ``base_width * groups`` channels: ``26 * 4 / 64`` by default
+            in Res2Net, ``4 * 32 / 64`` in ResNeXt-32x4d.
         **scsa_cfg: The other arguments of :class:`scsa.SCSA`.
     """
 
     _abbr_ = 'attn'  # mmcv names the layer after this
 
-    def __init__(self, in_channels: int, **scsa_cfg) -> None:
-        super().__init__(in_channels, **scsa_cfg)
+    def __init__(self, in_channels: int, channel_ratio: float = 1.0, **scsa_cfg) -> None:
+        super().__init__(round(in_channels * channel_ratio), **scsa_cfg)

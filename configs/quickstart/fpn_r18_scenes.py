@@ -2,7 +2,7 @@
 _base_ = ['mmseg::_base_/models/fpn_r50.py', '../_base_/segmentation/digit_scenes.py']
 
 model = dict(
-    data_preprocessor=dict(size_divisor=32),
+    data_preprocessor=dict(size=(160, 160)),
     pretrained=None,
     backbone=dict(_base_.resnet18, _delete_=True),
     neck=dict(in_channels=_base_.channels, out_channels=64),

@@ -9,7 +9,8 @@ data_root = 'data/digit_scenes/'
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs'),  # neither resized nor flipped: a digit is not its mirror image
+    dict(type='Resize', scale=(160, 160)),  # their size; mmdet cannot predict without this step
+    dict(type='PackDetInputs'),  # and no flip: a digit is not its mirror image
 ]
 train_dataloader = dict(
     batch_size=16,

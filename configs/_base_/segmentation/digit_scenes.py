@@ -10,7 +10,7 @@ data_root = 'data/digit_scenes/ade'
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),  # neither resized nor flipped: a digit is not its mirror image
+    dict(type='PackSegInputs'),  # and no flip: a digit is not its mirror image
 ]
 dataset = dict(
     type='BaseSegDataset',
@@ -20,7 +20,7 @@ dataset = dict(
     pipeline=pipeline,
 )
 loader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,  # loading takes less time than passing the images between processes
     persistent_workers=False,
     dataset=dataset,
@@ -29,8 +29,8 @@ train_dataloader = loader
 val_dataloader = loader
 test_dataloader = loader
 
-max_iters = 800
-train_cfg = dict(max_iters=max_iters, val_interval=200)
+max_iters = 1600
+train_cfg = dict(max_iters=max_iters, val_interval=400)
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -39,6 +39,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [dict(type='OneCycleLR', eta_max=2e-3, total_steps=max_iters, by_epoch=False)]
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=200, max_keep_ckpts=2, save_best='mIoU')
+    logger=dict(interval=10), checkpoint=dict(interval=400, max_keep_ckpts=2, save_best='mIoU')
 )
 randomness = dict(seed=0)

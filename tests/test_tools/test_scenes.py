@@ -1,0 +1,123 @@
+"""Train and test detection and segmentation through the tools, end to end, on the digit scenes."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from tools_helpers import refusal, run_tool
+
+pytest.importorskip('mmcv.ops', reason='mmdet and mmseg need mmcv with its compiled operators')
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+DETECTION = 'configs/quickstart/faster-rcnn_r18_scenes_scsa.py'
+SEGMENTATION = 'configs/quickstart/upernet_r18_scenes_scsa.py'
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    from scsa.datasets.digit_scenes import write
+
+    out = tmp_path_factory.mktemp('data') / 'digit_scenes'
+    write(out, {'train': 6, 'val': 3}, size=160, seed=0)
+    return out
+
+
+def options(scenes, task):
+    """Arguments that shrink a quick start to two steps, both under the same learning rate."""
+    root = scenes / 'ade' if task == SEGMENTATION else scenes
+    found = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]
+    found += ['train_dataloader.batch_size=3', 'default_hooks.logger.interval=1']
+    if task == SEGMENTATION:
+        found += ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+        found += ['default_hooks.checkpoint.interval=2', 'param_scheduler.0.total_steps=2']
+    else:
+        annotations = scenes / 'annotations/instances_val.json'
+        found += [f'{part}_evaluator.ann_file={annotations}' for part in ('val', 'test')]
+        found += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+        found += ['param_scheduler.total_steps=1', 'model.test_cfg.rcnn.score_thr=0']
+    return ['--cfg-options', *found]
+
+
+def predicted(config, checkpoint, work_dir):
+    """What the checkpoint says in this process, to compare with what the tool wrote."""
+    cfg = Config.fromfile(next(work_dir.glob('*.py')))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    model.load_state_dict(torch.load(checkpoint, map_location='cpu')['state_dict'])
+    item = dataset[0]
+    with torch.no_grad():
+        batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])
+        return model.test_step(batch)[0]
+
+
+@pytest.mark.parametrize(
+    ('config', 'checkpoint'), [(DETECTION, 'epoch_1.pth'), (SEGMENTATION, 'iter_2.pth')]
+)
+def test_train_then_test(config, checkpoint, scenes, tmp_path):
+    shrunk = options(scenes, config)
+    log = run_tool('tools/train.py', config, '--work-dir', tmp_path / 'train', *shrunk)
+    assert 'Traceback' not in log
+    weights = tmp_path / 'train' / checkpoint
+    out, shown = tmp_path / 'out.pkl', tmp_path / 'shown'
+    run_tool(
+        'tools/test.py', config, weights, '--work-dir', tmp_path / 'test',
+        '--out', out, '--show-dir', shown, *shrunk,
+    )  # fmt: skip
+    # Drawn: each of the three images of the validation set.
+    assert len([*shown.rglob('*.png'), *shown.rglob('*.jpg')]) == 3
+    first = pickle.loads(out.read_bytes())[0]
+    again = predicted(config, weights, tmp_path / 'test')
+    if config == DETECTION:
+        boxes, expected = first['pred_instances']['bboxes'], again.pred_instances.bboxes
+        assert len(expected) > 0
+    else:
+        boxes, expected = first['seg_logits']['data'], again.seg_logits.data
+    torch.testing.assert_close(boxes, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'configs/detection/faster-rcnn_r50-scsa_fpn_1x_coco.py',
+        'configs/segmentation/upernet_r50-scsa_4xb4-80k_ade20k-512x512.py',
+    ],
+)
+def test_missing_imagenet_weights_are_one_line(config, scenes, monkeypatch, capsys):
+    """With data in place, what is missing is the file that `pretrained` names."""
+    root = scenes / 'ade' if 'segmentation' in config else scenes
+    data = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val')]
+    if 'detection' in config:
+        for part in ('train', 'val'):
+            data.append(f'{part}_dataloader.dataset.ann_file=annotations/instances_{part}.json')
+            data.append(f'{part}_dataloader.dataset.data_prefix.img={part}/')
+        data.append(f'val_evaluator.ann_file={scenes}/annotations/instances_val.json')
+    line = refusal(monkeypatch, capsys, 'tools/train.py', config, '--cfg-options', *data)
+    assert 'checkpoints/resnet50_1xb128_in1k_scsa.pth' in line
+    assert 'model.backbone.init_cfg' in line
+
+
+def train_for_real(config, work_dir, tmp_path_factory):
+    """The whole quick start; returns the last validation."""
+    data = tmp_path_factory.getbasetemp() / 'whole/digit_scenes'
+    if not data.exists():
+        run_tool('tools/dataset_converters/digit_scenes.py', '--out', data)
+    root = data / 'ade' if config == SEGMENTATION else data
+    arguments = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val')]
+    if config == DETECTION:
+        arguments.append(f'val_evaluator.ann_file={data}/annotations/instances_val.json')
+    run_tool('tools/train.py', config, '--work-dir', work_dir, '--cfg-options', *arguments)
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    return json.loads(scalars.read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'metric', 'bar'), [(DETECTION, 'coco/bbox_mAP_50', 0.6), (SEGMENTATION, 'mIoU', 50)]
+)
+def test_quick_start_learns(config, metric, bar, tmp_path, tmp_path_factory):
+    assert train_for_real(config, tmp_path, tmp_path_factory)[metric] >= bar
