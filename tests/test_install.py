@@ -159,7 +159,7 @@ def test_metadata_asks_for_torch_alone(wheel):
     assert metadata['Name'] == 'scsa-attention'
     assert metadata['Requires-Python'] == '>=3.8'
     requires = metadata.get_all('Requires-Dist')
-    assert [r for r in requires if 'extra ==' not in r] == ['torch>=1.13']
+    assert [r for r in requires if 'extra ==' not in r] == ['torch>=2.1']
     mim = [re.match(r'[\w-]+', r)[0] for r in requires if re.search('extra == .mim', r)]
     assert sorted(mim) == ['mmcv', 'mmengine', 'mmpretrain']
 
