@@ -7,6 +7,17 @@ import torch
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='also run what trains for many minutes')
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--slow'):
+        for item in items:
+            if item.get_closest_marker('slow'):
+                item.add_marker(pytest.mark.skip(reason='trains for many minutes: pytest --slow'))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers_every_time():
     torch.manual_seed(0)
