@@ -1,11 +1,11 @@
 """SCSA, spatial and channel synergistic attention (arXiv 2407.05128): PCSA after SMSA."""
 
-from typing import Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import path_for
+from ..kernels import path_for, use_triton
 from ..kernels.functional import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
@@ -81,10 +81,28 @@ class SCSA(SMSA, PCSA):
             self.attn_drop.p if self.training else 0.0,
             self.gate_layer == 'softmax',
         )
+        if use_triton(x, options.averages, path):
+            from ..kernels.fused import TritonSCSA
+
+            return TritonSCSA.apply(options, x, *self.raw_parameters())
         conv_d = self.conv_d.weight if self.recombine else None
         norms = (self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias)
         params = (*self.shared_kernel(), *norms, *self.channel_parameters(), conv_d)
         return EagerSCSA.apply(options, x, *params)
+
+    @torch.jit.unused
+    def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:
+        """All parameters but that of ``conv_d``, in the order of the Triton kernels."""
+        convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
+        norms = (self.norm_h, self.norm_w, self.norm)
+        qkv = (self.q, self.k, self.v)
+        return (
+            *(conv.weight for conv in convs),
+            *(conv.bias for conv in convs),
+            *(parameter for norm in norms for parameter in (norm.weight, norm.bias)),
+            *(conv.weight for conv in qkv),
+            *(conv.bias for conv in qkv),
+        )
 
     def extra_repr(self) -> str:
         return f'{PCSA.extra_repr(self)}, group_kernel_sizes={self.group_kernel_sizes}'

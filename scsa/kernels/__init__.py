@@ -1,8 +1,9 @@
 """How SCSA is computed: the steps as functions, the paths through them, the switch between paths.
 
 =============  ===================================================================================
-``auto``       the fastest that the input allows (the default)
+``auto``       ``triton`` where it can run, else ``eager`` (the default)
 ``eager``      PyTorch's own operations in place, keeping little but the input for the backward pass
+``triton``     kernels of our own for NVIDIA GPUs, or an error that says why not
 ``reference``  the published formulation step by step, to compare with
 =============  ===================================================================================
 
@@ -13,12 +14,14 @@ composition of the steps, which the compiler fuses. Each path loads when it is f
 
 import os
 from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Iterator
 
 import torch
 from torch import Tensor
 
-BACKENDS = ('auto', 'eager', 'reference')
+BACKENDS = ('auto', 'eager', 'triton', 'reference')
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 
 # Before torch 2.3 the question had no public name.
@@ -30,7 +33,7 @@ def backend(name: str) -> Iterator[None]:
     """Compute SCSA by the path of that name inside the block, in all threads.
 
     Args:
-        name: ``'auto'``, ``'eager'`` or ``'reference'``.
+        name: ``'auto'``, ``'eager'``, ``'triton'`` or ``'reference'``.
 
     Raises:
         ValueError: on another name.
@@ -50,11 +53,52 @@ def _known(name: str) -> str:
 
 
 def path_for(x: Tensor) -> str:
-    """The path to take for a map: ``'plain'``, ``'eager'`` or ``'reference'``."""
+    """The path that was asked for, as far as a map allows one; else ``'plain'``."""
     if _is_compiling() or torch.jit.is_tracing() or not isinstance(x, Tensor):  # fx passes proxies
         return 'plain'
     name = _known(_backend)
-    if name == 'auto':
-        # Elsewhere neither autocast nor the random state can be held fixed in one way for all.
-        return 'eager' if x.device.type in ('cpu', 'cuda') else 'plain'
-    return name
+    # Elsewhere neither autocast nor the random state can be held fixed in one way for all.
+    return 'plain' if name == 'auto' and x.device.type not in ('cpu', 'cuda') else name
+
+
+def use_triton(x: Tensor, averages: bool, path: str) -> bool:
+    """Whether the Triton kernels are to compute this map.
+
+    Args:
+        x: (B, C, H, W).
+        averages: Whether the module averages its windows: there are no kernels for the rest.
+        path: What :func:`path_for` said.
+
+    Raises:
+        RuntimeError: if ``path`` names the kernels and they cannot.
+    """
+    if path == 'eager' or (path == 'auto' and not x.is_cuda) or x.size(0) == 0:
+        return False
+    obstacle = triton_obstacle(x, averages)
+    if obstacle and path == 'triton':
+        raise RuntimeError(f"SCSA backend 'triton': {obstacle}; 'auto' takes what can run")
+    return not obstacle
+
+
+def triton_obstacle(x: Tensor, averages: bool) -> str:
+    """Why the Triton kernels cannot compute this map, or nothing."""
+    version = triton_version()
+    if version < 3:
+        return f'needs Triton 3 or newer, found {version or "none"}'
+    if not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
+        return f"needs a map on a GPU, got one on '{x.device}'"
+    if torch.version.hip:
+        return 'has never been run on AMD GPUs'
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f'computes in float32 and takes maps of up to 32 bits, got {x.dtype}'
+    return '' if averages else "has no kernels for 'max_pool' and 'recombination'"
+
+
+@lru_cache(None)
+def triton_version() -> int:
+    """Its major version, 0 where it is not installed."""
+    if find_spec('triton') is None:
+        return 0
+    import triton
+
+    return int(triton.__version__.split('.')[0])

@@ -12,9 +12,9 @@ from scsa import kernels
 from scsa.attention import SCSA, scsa_reference
 
 
-def test_names_the_path_inside_the_block_only():
+def test_holds_inside_the_block_only():
     x = torch.randn(1, 8, 7, 7)
-    assert kernels.path_for(x) == 'eager'
+    assert kernels.path_for(x) == 'auto'
     with scsa.backend('reference'):
         assert kernels.path_for(x) == 'reference'
         with scsa.backend('eager'):
@@ -22,7 +22,7 @@ def test_names_the_path_inside_the_block_only():
         assert kernels.path_for(x) == 'reference'
     with pytest.raises(KeyError), scsa.backend('reference'):
         raise KeyError
-    assert kernels.path_for(x) == 'eager'
+    assert kernels.path_for(x) == 'auto'
 
 
 def test_reference_is_the_reference():
@@ -37,7 +37,7 @@ def test_unknown_names_are_refused():
         pass
 
 
-@pytest.mark.parametrize(('value', 'expected'), [('reference', 'reference'), ('auto', 'eager')])
+@pytest.mark.parametrize(('value', 'expected'), [('reference', 'reference'), ('eager', 'eager')])
 def test_environment_variable(value, expected):
     found = ask(value)
     assert found.returncode == 0 and found.stdout.split() == [expected]
@@ -62,3 +62,28 @@ def test_other_devices_take_the_plain_composition():
     assert kernels.path_for(torch.ones(1, device='meta')) == 'plain'
     module = SCSA(8).to('meta')
     assert module(torch.ones(2, 8, 9, 9, device='meta')).shape == (2, 8, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ('options', 'x', 'message'),
+    [
+        (dict(), torch.ones(1, 8, 7, 7), "needs a map on a GPU, got one on 'cpu'"),
+        (dict(), torch.ones(1, 8, 7, 7).double(), 'got torch.float64'),
+        (dict(down_sample_mode='max_pool'), torch.ones(1, 8, 7, 7), "no kernels for 'max_pool'"),
+    ],
+)
+def test_triton_runs_or_says_why_not(monkeypatch, options, x, message):
+    monkeypatch.setattr(kernels, 'triton_version', lambda: 3)
+    if 'on a GPU' not in message:
+        monkeypatch.setenv('TRITON_INTERPRET', '1')
+    else:
+        monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    with pytest.raises(RuntimeError, match=message), scsa.backend('triton'):
+        SCSA(8, **options)(x)
+
+
+@pytest.mark.parametrize('version', [0, 2])
+def test_old_triton_is_refused(monkeypatch, version):
+    monkeypatch.setattr(kernels, 'triton_version', lambda: version)
+    with pytest.raises(RuntimeError, match='needs Triton 3 or newer'), scsa.backend('triton'):
+        SCSA(8)(torch.ones(1, 8, 7, 7))

@@ -1,0 +1,224 @@
+"""The Triton kernels against the reference, through Triton's interpreter where there is no GPU."""
+
+import copy
+import importlib
+import random
+
+import pytest
+import torch
+from fast_cases import STAGES, distance, output_and_gradients, random_map, random_module, reference
+from torch.utils.checkpoint import checkpoint
+
+import scsa
+from scsa import SCSA
+from scsa.kernels.eager import Options
+
+pytest.importorskip('triton', minversion='3')
+fused = importlib.import_module('scsa.kernels.fused')
+
+GPU = torch.cuda.is_available()
+DEVICE = 'cuda' if GPU else 'cpu'
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def by_triton(module):
+    def call(x):
+        with scsa.backend('triton'):
+            return module(x)
+
+    return call
+
+
+def check(module, x, tolerance=1e-5):
+    """Output and gradients, relative to the largest value; of parameters, to that of any."""
+    module, x = module.to(DEVICE), x.to(DEVICE)
+    found = output_and_gradients(by_triton(module), module, x)
+    exact = copy.deepcopy(module).double()
+    expected = output_and_gradients(reference(exact), exact, x.double())
+    assert found[0].dtype == found[1].dtype == x.dtype
+    assert distance(found[0], expected[0]) < tolerance
+    assert distance(found[1], expected[1]) < tolerance
+    scale = max(e.abs().max() for e in expected[2:])  # some are zero but for rounding
+    for a, b in zip(found[2:], expected[2:]):
+        assert (a.double() - b).abs().max() / scale < 10 * tolerance  # sums of large terms
+
+
+@pytest.mark.parametrize('seed', range(16))
+def test_equals_reference(seed):
+    draw = random.Random(seed)
+    module = random_module(draw, down_sample_mode='avg_pool')
+    check(module, random_map(draw, module, torch.float32))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_half_precision(dtype, layout):
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 15, 14).to(dtype).contiguous(memory_format=layout)
+    check(SCSA(16), x, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_maps_larger_than_a_tile(monkeypatch, layout):
+    monkeypatch.setattr(fused, 'TILE', 32)  # several blocks of rows, channels and windows
+    torch.manual_seed(0)
+    x = torch.randn(1, 12, 7, 9).contiguous(memory_format=layout)
+    check(SCSA(12, gate_layer='softmax', window_size=3), x)
+
+
+@pytest.mark.parametrize('gate', ['sigmoid', 'softmax'])
+def test_more_channels_and_tokens_than_a_block(gate):
+    torch.manual_seed(0)
+    module = SCSA(80, head_num=2, window_size=2, gate_layer=gate, qkv_bias=True)
+    check(module, torch.randn(1, 80, 18, 16))  # heads of 40 channels, 72 tokens
+
+
+@pytest.mark.parametrize(('window', 'size'), [(20, (41, 23)), (-1, (19, 33)), (7, (3, 5))])
+def test_large_windows_and_small_maps(window, size):
+    torch.manual_seed(0)
+    module, x = SCSA(8, window_size=window), torch.randn(1, 8, *size)
+    if min(size) >= window:
+        check(module, x)
+    module, x = module.to(DEVICE), x.to(DEVICE)
+    found = output_and_gradients(by_triton(module), module, x)
+    with scsa.backend('eager'):
+        expected = output_and_gradients(module, module, x)
+    for a, b in zip(found[:2], expected[:2]):
+        assert distance(a, b) < 1e-5
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_keeps_the_layout(layout):
+    x = torch.randn(2, 16, 9, 8, device=DEVICE).contiguous(memory_format=layout)
+    found = output_and_gradients(by_triton(SCSA(16).to(DEVICE)), SCSA(16).to(DEVICE), x)
+    assert found[0].is_contiguous(memory_format=layout)
+    assert found[1].is_contiguous(memory_format=layout)
+
+
+def test_the_same_bits_twice():
+    module, x = SCSA(16).to(DEVICE), torch.randn(2, 16, 14, 14, device=DEVICE)
+    first = output_and_gradients(by_triton(module), module, x)
+    for a, b in zip(output_and_gradients(by_triton(module), module, x), first):
+        assert torch.equal(a, b)
+
+
+def test_dropout_has_the_right_mean_and_gradient():
+    torch.manual_seed(0)
+    module = SCSA(8, head_num=2, window_size=-1, attn_drop_ratio=0.3)
+    for parameter in module.parameters():
+        parameter.data.normal_(0.5, 1.0)
+    x = torch.randn(1, 8, 3, 3)
+    module, x = module.to(DEVICE), x.to(DEVICE)
+
+    def attention(x, dropout):
+        options = Options(4, -1, 'avg_pool', dropout, False)
+        _, (_, _, _, a, _, _) = fused.forward(options, x, module.raw_parameters(), seed=1)
+        return a
+
+    drawn, exact = attention(x.expand(20, 8, 3, 3), 0.3), attention(x, 0.0)  # 20 draws
+    assert ((drawn.mean(0) - exact).abs() / (drawn.std(0) / 20**0.5)).max() < 4
+    assert drawn.std(0).min() > 0
+
+    def seeded(x):
+        torch.manual_seed(5)
+        return by_triton(module)(x)
+
+    d_out = torch.randn(x.shape, dtype=torch.float64).to(x)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(seeded(x), x, d_out)
+    step = 1e-2 * torch.randn_like(x)
+    with torch.no_grad():
+        rise = ((seeded(x + step) - seeded(x - step)) / 2 * d_out).sum().item()
+    assert rise == pytest.approx((gradient * step).sum().item(), rel=2e-2)
+    assert torch.equal(by_triton(module.eval())(x), by_triton(module)(x))
+
+
+def test_second_derivatives_are_refused():
+    module, x = SCSA(8).to(DEVICE), torch.randn(1, 8, 7, 7, device=DEVICE, requires_grad=True)
+    out = by_triton(module)(x).sum()
+    with pytest.raises(NotImplementedError, match=r"under scsa\.backend\('eager'\)"):
+        torch.autograd.grad(out, x, create_graph=True)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_checkpointing_draws_the_same_dropout(reentrant):
+    module, x = SCSA(8, attn_drop_ratio=0.4).to(DEVICE), torch.randn(1, 8, 7, 7, device=DEVICE)
+
+    def seeded(function):
+        torch.manual_seed(0)
+        return output_and_gradients(function, module, x)
+
+    found = seeded(lambda x: checkpoint(by_triton(module), x, use_reentrant=reentrant))
+    for a, b in zip(found, seeded(by_triton(module))):
+        torch.testing.assert_close(a, b)
+
+
+def test_autocast_no_images_and_a_half_module():
+    module = SCSA(8).to(DEVICE)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert by_triton(module)(torch.randn(1, 8, 7, 7, device=DEVICE)).dtype == torch.float32
+    assert by_triton(module)(torch.ones(0, 8, 7, 7, device=DEVICE)).shape == (0, 8, 7, 7)
+    module.bfloat16()
+    x = torch.randn(1, 8, 7, 7, device=DEVICE).bfloat16()
+    found = output_and_gradients(by_triton(module), module, x)
+    assert all(t.dtype == torch.bfloat16 for t in found)
+
+
+# What follows runs on a GPU only: the real sizes, and that the kernels are what `auto` takes.
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason='needs a CUDA device')
+class TestOnGPU:
+    @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize('dtype', TOLERANCE)
+    @pytest.mark.parametrize(('channels', 'size'), STAGES)
+    def test_stages(self, channels, size, dtype, layout):
+        x = torch.randn(16, channels, size, size).to(dtype).contiguous(memory_format=layout)
+        check(SCSA(channels), x, TOLERANCE[dtype])
+
+    @pytest.mark.parametrize('shape', [(1, 64, 200, 334), (2, 256, 100, 167), (1, 2048, 25, 42)])
+    def test_detection_sizes(self, shape):
+        check(SCSA(shape[1]), torch.randn(shape))
+
+    def test_auto_takes_the_kernels(self, monkeypatch):
+        calls = []
+        apply = fused.TritonSCSA.apply
+        monkeypatch.setattr(fused.TritonSCSA, 'apply', lambda *a: calls.append(a) or apply(*a))
+        SCSA(8).cuda()(torch.randn(1, 8, 7, 7, device='cuda'))
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize('mode', ['max_pool', 'recombination'])
+    def test_auto_takes_the_eager_path_for_the_rest(self, mode):
+        module = SCSA(16, down_sample_mode=mode).cuda()
+        x = torch.randn(2, 16, 14, 14, device='cuda')
+        found = output_and_gradients(module, module, x)
+        expected = output_and_gradients(reference(module), module, x)
+        for a, b in zip(found[:2], expected[:2]):
+            assert distance(a, b) < 1e-4
+
+    def test_autocast_as_in_training(self):
+        module = SCSA(64).cuda()
+        x = torch.randn(4, 64, 56, 56, device='cuda').half()
+
+        def autocast(x):
+            with torch.autocast('cuda', dtype=torch.float16):
+                return module(x)
+
+        found = output_and_gradients(autocast, module, x)
+        exact = copy.deepcopy(module).double()
+        expected = output_and_gradients(reference(exact), exact, x.double())
+        for a, b in zip(found[:2], expected[:2]):
+            assert a.dtype == torch.float16 and distance(a, b) < 2e-3
+
+    def test_in_a_cuda_graph(self):
+        module, x = SCSA(64).cuda(), torch.randn(4, 64, 28, 28, device='cuda')
+        graphed = torch.cuda.make_graphed_callables(module, (x.clone().requires_grad_(),))
+        assert torch.equal(graphed(x), module(x))
+
+    def test_on_another_device(self):
+        if torch.cuda.device_count() < 2:
+            pytest.skip('needs two GPUs')
+        module = SCSA(16).to('cuda:1')
+        x = torch.randn(2, 16, 14, 14, device='cuda:1')
+        assert distance(module(x), reference(module)(x)) < 1e-5
