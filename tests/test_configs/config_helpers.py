@@ -20,6 +20,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 
+from scsa.analysis.config_table import documented
 from scsa.datasets import digit_scenes, exdark, flir, visdrone
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,13 @@ def offline(node):
 def build(cfg: Config) -> torch.nn.Module:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(ConfigDict(offline(cfg.model.to_dict())))
+
+
+def documented_parameters(name: str) -> int:
+    """What the table of its page says about a config."""
+    segments = name.startswith('segmentation/') or 'upernet' in name or 'fpn_r18' in name
+    page = ROOT / 'docs' / ('segmentation.md' if segments else 'detection.md')
+    return documented(page)[name]
 
 
 def head_classes(cfg: Config) -> int:

@@ -8,6 +8,7 @@ from config_helpers import (
     build,
     config_names,
     detection_batch,
+    documented_parameters,
     head_classes,
     read,
     same_recipe,
@@ -17,6 +18,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
 
 from scsa import SCSA
+from scsa.analysis.complexity import count_parameters
 from scsa.datasets import digit_scenes, exdark, flir, visdrone
 
 pytest.importorskip('mmcv.ops', reason='mmdet needs mmcv with its compiled operators')
@@ -48,6 +50,7 @@ def test_predicts(name):
     assert found.bboxes.isfinite().all()
     attentions = [module for module in model.modules() if isinstance(module, SCSA)]
     assert bool(attentions) == ('scsa' in name)
+    assert documented_parameters(name) == count_parameters(model)
 
 
 @pytest.mark.parametrize('name', TRAINED)
