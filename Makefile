@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test lint clean
+.PHONY: help env env-full demo demo-compare test bench-gpu lint clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -35,6 +35,16 @@ demo-compare: demo ## the same without SCSA, both results side by side
 
 test: env-full ## the whole test suite
 	@$(RUN) -m pytest $(PYTEST_ARGS)
+
+BENCH_PYTHON ?= python3
+BENCH = PYTHONPATH=. $(BENCH_PYTHON) tools/analysis/benchmark.py
+bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and Triton, no more
+	@$(BENCH) module --device cuda --batch 128 --dtypes float16 float32 \
+	  --layouts contiguous channels_last --out work_dirs/bench_gpu/stages
+	@$(BENCH) module --device cuda --sweep --out work_dirs/bench_gpu/sweep
+	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --out work_dirs/bench_gpu/eval
+	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --train --until-full \
+	  --out work_dirs/bench_gpu/train
 
 lint: env ## ruff
 	@$(RUN) -m ruff check .

@@ -16,6 +16,7 @@ from fast_cases import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from scsa.analysis.benchmark import bytes_kept
 from scsa.attention import SCSA, scsa_reference
 from scsa.kernels.eager import EagerSCSA
 
@@ -59,22 +60,6 @@ def test_the_eager_path_is_the_default(monkeypatch):
     assert len(calls) == 1
 
 
-def bytes_kept(function, module, x):
-    """Bytes that the backward pass needs over those of the input, which counts, parameters not."""
-    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}
-
-    def pack(t):
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = function(x)  # held: what it keeps must not be freed and its address used again
-    for parameter in module.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    del out
-    return sum(kept.values()) / (x.numel() * x.element_size())
-
-
 @pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
 @pytest.mark.parametrize('dropout', [0.0, 0.1])
 @pytest.mark.parametrize(
@@ -85,9 +70,11 @@ def test_keeps_little_for_the_backward_pass(stage, published, limit, dropout, la
     channels, size = STAGES[stage]
     module = SCSA(channels, attn_drop_ratio=dropout)
     x = torch.randn(16, channels, size, size).contiguous(memory_format=layout).requires_grad_()
-    assert bytes_kept(module, module, x) <= limit
+    size = x.numel() * x.element_size()
+    assert bytes_kept(module, module, x) / size <= limit
     if dropout == 0:  # the count itself is right: it finds the published module's figures
-        assert bytes_kept(reference(module), module, x) == pytest.approx(published, abs=0.15)
+        kept = bytes_kept(reference(module), module, x)
+        assert kept / size == pytest.approx(published, abs=0.15)
 
 
 class FullSizeCopies(TorchDispatchMode):

@@ -1,0 +1,127 @@
+"""The benchmark tool, and the ResNet-50 that it has for where OpenMMLab is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scsa.analysis import benchmark
+from scsa.analysis.resnet import ResNet50
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'analysis' / 'benchmark.py'
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)],
+        env={**os.environ, 'PYTHONPATH': str(TOOL.parents[2]), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_module_mode_writes_and_draws_what_it_measured(tmp_path):
+    pytest.importorskip('matplotlib')
+    found = run(
+        'module', '--shapes', '2x8x14x14', '1x16x7x9', '--paths', 'reference', 'eager',
+        '--layouts', 'contiguous', 'channels_last', '--device', 'cpu', '--repeats', 3,
+        '--out', tmp_path / 'maps',
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    content = json.loads((tmp_path / 'maps.json').read_text())
+    assert content['machine']['torch'] == torch.__version__
+    rows = content['rows']
+    assert len(rows) == 2 * 2 * 2 * 3  # maps, layouts, passes; two paths and the copy
+    for row in rows:
+        assert 0 < row['low'] <= row['ms'] <= row['high']
+    eager = [r for r in rows if r['path'] == 'eager' and r['passes'] == 'forward + backward']
+    assert all(r['kept'] < 2 and r['error'] < 1e-5 and r['peak'] > 0 for r in eager)
+    assert 'reference / eager' in found.stdout
+    assert (tmp_path / 'maps.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_sweeps_are_drawn(tmp_path, monkeypatch):
+    figures = pytest.importorskip('scsa.analysis.benchmark_figures')
+    monkeypatch.setattr(
+        benchmark, 'SWEEPS', dict(pixels=[(1, 8, 7, 7), (1, 8, 9, 9)], channels=[(1, 8, 7, 7)])
+    )
+    rows = [*benchmark.measure_sweeps(torch.device('cpu'), ['reference', 'eager'], 2)]
+    assert {row['sweep'] for row in rows} == {'pixels', 'channels'}
+    benchmark.save(tmp_path / 'sweep.json', rows)
+    figures.draw(tmp_path / 'sweep.json', tmp_path / 'sweep.png')
+    assert (tmp_path / 'sweep.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize('train', [[], ['--train', '--amp']])
+def test_model_mode_compares_with_the_first(tmp_path, train):
+    found = run(
+        'model', 'resnet50', 'resnet50_scsa', '--batch', 1, 2, '--size', 64, 96, '--repeats', 2,
+        '--device', 'cpu', '--out', tmp_path / 'models', *train,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    rows = json.loads((tmp_path / 'models.json').read_text())['rows']
+    assert [(r['model'], r['batch']) for r in rows] == [
+        ('resnet50', 1), ('resnet50_scsa', 1), ('resnet50', 2), ('resnet50_scsa', 2),
+    ]  # fmt: skip
+    assert all(r['size'] == [64, 96] and r['images_per_second'] > 0 for r in rows)
+    assert rows[0]['speed_over_first'] == 1
+    if train:
+        assert rows[1]['kept_per_image'] > rows[0]['kept_per_image']
+
+
+def test_published_protocol_counts_its_images(monkeypatch):
+    steps = []
+
+    class Run:
+        device = torch.device('cpu')
+
+        def images(self, batch):
+            return batch
+
+        def step(self, images):
+            steps.append(images)
+
+    times = iter((10.0, 12.0))
+    monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: next(times))
+    assert benchmark.published_protocol(Run()) == 30 * 64 / 2
+    assert steps == [64] * 80  # fifty to warm up
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['model', 'no/such.py'], 'config not found: no/such.py; or use resnet50 or'),
+        (['draw', 'no/such.json'], 'results not found: no/such.json; write them with --out'),
+        (['model', 'resnet50', '--device', 'cpu', '--until-full'], '--until-full'),
+        (['module', '--shapes', '3x3'], "'3x3' is not BxCxHxW, such as 16x64x56x56"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message):
+    found = run(*arguments)
+    assert found.returncode == 2 and message in found.stderr and 'Traceback' not in found.stderr
+
+
+def test_kept_bytes_count_storages_once_and_no_parameters():
+    x = torch.randn(4, 4, requires_grad=True)
+    layer = torch.nn.Linear(4, 4)
+    assert benchmark.bytes_kept(lambda x: layer(x).relu() + layer(x), layer, x) == 2 * 64
+
+
+@pytest.mark.parametrize('attention', [True, False])
+def test_the_resnet_is_that_of_the_backbones(attention):
+    models = pytest.importorskip('mmpretrain.models')
+    from scsa.backbones import ResNetSCSA
+
+    backbone = (ResNetSCSA if attention else models.ResNet)(50, out_indices=(3,))
+    backbone.eval()  # mmpretrain's returns None
+    ours = ResNet50(attention).backbone.eval()
+    keys = [k for k in ours.state_dict() if 'attn' in k]
+    assert len(keys) == (16 * 17 if attention else 0)
+    ours.load_state_dict(backbone.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(ours(x), backbone(x)[0])

@@ -1,0 +1,140 @@
+"""Times SCSA by each of its paths, or whole models against each other.
+
+python tools/analysis/benchmark.py module --out work_dirs/stages
+python tools/analysis/benchmark.py module --sweep --out work_dirs/sweep
+python tools/analysis/benchmark.py model CONFIG OTHER_CONFIG --train --batch 64
+python tools/analysis/benchmark.py model resnet50 resnet50_scsa --backbone --size 800 1333
+python tools/analysis/benchmark.py draw work_dirs/stages.json
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # the profiler that finds the peak talks a lot
+
+from scsa.cli import UserError, existing, run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = parser.add_subparsers(dest='mode', required=True)
+    module = modes.add_parser('module', help='the attention alone, by each path')
+    module.add_argument('--shapes', nargs='+', type=sizes, metavar='BxCxHxW')
+    module.add_argument('--batch', type=int, default=16, help='of the four stages of ResNet-50')
+    module.add_argument('--sweep', action='store_true', help='over pixels and over channels')
+    types = ('float32', 'float16', 'bfloat16')
+    module.add_argument('--dtypes', nargs='+', default=['float32'], choices=types)
+    layouts = ('contiguous', 'channels_last')
+    module.add_argument('--layouts', nargs='+', default=['contiguous'], choices=layouts)
+    paths = ('reference', 'eager', 'compiled', 'triton')
+    module.add_argument('--paths', nargs='+', choices=paths, help='default: all that can run')
+    model = modes.add_parser('model', help='whole models, the first against each other')
+    model.add_argument('models', nargs='+', help='configs, or resnet50, resnet50_scsa')
+    model.add_argument('--batch', type=int, nargs='+', default=[16])
+    model.add_argument('--until-full', action='store_true', help='find the largest batch of a GPU')
+    model.add_argument('--size', type=int, nargs='+', default=[224], help='height and width')
+    model.add_argument('--train', action='store_true', help='a training step, else evaluation')
+    model.add_argument('--amp', action='store_true')
+    model.add_argument('--compile', action='store_true')
+    model.add_argument('--backbone', action='store_true', help='without neck and head')
+    model.add_argument('--protocol', choices=('in-turn', 'published'), default='in-turn')
+    for mode in (module, model):
+        mode.add_argument('--device', help='cpu or cuda; default: cuda where there is one')
+        mode.add_argument('--threads', type=int, help='of the CPU')
+        mode.add_argument('--repeats', type=int, default=30)
+        mode.add_argument('--out', type=Path, help='write OUT.json, and draw OUT.png')
+    drawing = modes.add_parser('draw', help='the picture of a JSON file')
+    drawing.add_argument('json', type=Path)
+    return parser.parse_args()
+
+
+def sizes(text: str) -> tuple:
+    shape = tuple(int(size) for size in text.split('x'))
+    if len(shape) != 4 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not BxCxHxW, such as 16x64x56x56')
+    return shape
+
+
+def main() -> None:
+    args = parse_args()
+    import torch
+
+    from scsa.analysis import benchmark
+
+    if args.mode == 'draw':
+        draw(existing(args.json, 'results', 'write them with --out'))
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: PyTorch finds no GPU; use --device cpu')
+    rows = modules(args, device) if args.mode == 'module' else models(args, device)
+    if args.out:
+        source = args.out.with_suffix('.json')
+        benchmark.save(source, rows)
+        try:
+            draw(source)
+        except UserError as error:  # the measurement is not lost
+            print(f'{source} is written but not drawn: {error}')
+
+
+def draw(source: Path) -> None:
+    try:
+        from scsa.analysis import benchmark_figures
+    except ModuleNotFoundError as error:
+        raise UserError(f'{error}; install matplotlib to draw') from error
+    benchmark_figures.draw(source, source.with_suffix('.png'))
+    print(f'{source}, {source.with_suffix(".png").name}')
+
+
+def modules(args: argparse.Namespace, device) -> list:
+    import torch
+
+    from scsa.analysis import benchmark
+
+    paths = args.paths or benchmark.paths_of(device)
+    if args.sweep:
+        found = benchmark.measure_sweeps(device, paths, args.repeats)
+    else:
+        shapes = args.shapes or [(args.batch, *stage) for stage in benchmark.STAGES]
+        dtypes = [getattr(torch, name) for name in args.dtypes]
+        found = benchmark.measure_modules(shapes, dtypes, args.layouts, device, paths, args.repeats)
+    print(benchmark.HEADER)
+    rows = []
+    for row in found:
+        print(benchmark.line(row), flush=True)
+        rows.append(row)
+    print('\n'.join(benchmark.geometric_means(rows)))
+    return rows
+
+
+def models(args: argparse.Namespace, device) -> list:
+    from scsa.analysis import benchmark
+
+    size = (args.size * 2)[:2]
+    runs = [
+        benchmark.ModelRun(name, device, size, args.train, args.amp, args.compile, args.backbone)
+        for name in args.models
+    ]
+    rows = []
+    if args.protocol == 'published':
+        for run_ in runs:
+            print(f'{run_.name}: {benchmark.published_protocol(run_):.1f} images a second')
+    if args.until_full:
+        if device.type != 'cuda':
+            raise UserError('--until-full: the memory of a CPU does not end; give --batch')
+        for run_ in runs:
+            print(f'{run_.name}: batches of up to {benchmark.largest_batch(run_)} fit')
+    if args.protocol != 'published':
+        for batch in args.batch:
+            rows += benchmark.measure_models(runs, batch, args.repeats)
+        print(benchmark.table(rows))
+    return rows
+
+
+if __name__ == '__main__':
+    run(main)
