@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test bench-gpu lint clean
+.PHONY: help env env-full demo demo-compare test bench-cpu bench-gpu lint clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -36,8 +36,13 @@ demo-compare: demo ## the same without SCSA, both results side by side
 test: env-full ## the whole test suite
 	@$(RUN) -m pytest $(PYTEST_ARGS)
 
-BENCH_PYTHON ?= python3
-BENCH = PYTHONPATH=. $(BENCH_PYTHON) tools/analysis/benchmark.py
+BENCH_PYTHON ?=
+BENCH = PYTHONPATH=. $(or $(BENCH_PYTHON),$(RUN)) tools/analysis/benchmark.py
+bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars first; BENCH_PYTHON= another torch
+	@$(BENCH) bars --device cpu --threads 2 --out work_dirs/bench_cpu/bars
+	@$(BENCH) module --device cpu --threads 2 --sweep --paths reference eager --out work_dirs/bench_cpu/sweep
+
+bench-gpu: BENCH_PYTHON := $(or $(BENCH_PYTHON),python3)
 bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and Triton, no more
 	@$(BENCH) module --device cuda --batch 128 --dtypes float16 float32 \
 	  --layouts contiguous channels_last --out work_dirs/bench_gpu/stages
@@ -45,6 +50,7 @@ bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and
 	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --out work_dirs/bench_gpu/eval
 	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --train --until-full \
 	  --out work_dirs/bench_gpu/train
+	@$(BENCH) bars --device cuda --out work_dirs/bench_gpu/bars
 
 lint: env ## ruff
 	@$(RUN) -m ruff check .

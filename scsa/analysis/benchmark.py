@@ -294,12 +294,15 @@ def geometric_means(rows: list[dict]) -> list[str]:
             and 'reference_over' in r
         ]
         if ratios:
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             lines.append(
-                f'{passes}, {dtype}, {layout}: reference / {path} = {mean:.2f} '
+                f'{passes}, {dtype}, {layout}: reference / {path} = {geometric_mean(ratios):.2f} '
                 f'(geometric mean of {len(ratios)})'
             )
     return lines
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 HEADER = (
@@ -365,14 +368,10 @@ class ModelRun:
     ) -> None:
         torch.manual_seed(0)
         model = build_model(name)
-        self.model = (model.backbone if backbone else model).to(device).train(training)
-        self.name, self.device, self.size, self.training, self.amp = (
-            name,
-            device,
-            size,
-            training,
-            amp,
-        )
+        self.model = (model.backbone if backbone else model).to(device)
+        self.model.train(training)  # mmpretrain's ResNet returns None
+        self.name, self.device, self.size = name, device, size
+        self.training, self.amp = training, amp
         self.function = torch.compile(self.model) if compiled else self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-9, momentum=0.9)
         self.scaler = torch.cuda.amp.GradScaler(enabled=amp and training and device.type == 'cuda')

@@ -1,9 +1,10 @@
-"""Times SCSA by each of its paths, or whole models against each other.
+"""Times SCSA by each of its paths, whole models against each other, or takes the project's bars.
 
 python tools/analysis/benchmark.py module --out work_dirs/stages
 python tools/analysis/benchmark.py module --sweep --out work_dirs/sweep
 python tools/analysis/benchmark.py model CONFIG OTHER_CONFIG --train --batch 64
 python tools/analysis/benchmark.py model resnet50 resnet50_scsa --backbone --size 800 1333
+python tools/analysis/benchmark.py bars --threads 2
 python tools/analysis/benchmark.py draw work_dirs/stages.json
 """
 
@@ -41,11 +42,13 @@ def parse_args() -> argparse.Namespace:
     model.add_argument('--compile', action='store_true')
     model.add_argument('--backbone', action='store_true', help='without neck and head')
     model.add_argument('--protocol', choices=('in-turn', 'published'), default='in-turn')
-    for mode in (module, model):
+    bars = modes.add_parser('bars', help='what SCSA is to cost at most, and whether it does')
+    bars.add_argument('groups', nargs='*', help='such as growth; default: all of the device')
+    for mode in (module, model, bars):
         mode.add_argument('--device', help='cpu or cuda; default: cuda where there is one')
         mode.add_argument('--threads', type=int, help='of the CPU')
         mode.add_argument('--repeats', type=int, default=30)
-        mode.add_argument('--out', type=Path, help='write OUT.json, and draw OUT.png')
+        mode.add_argument('--out', type=Path, help='write OUT.json and, but for bars, draw OUT.png')
     drawing = modes.add_parser('draw', help='the picture of a JSON file')
     drawing.add_argument('json', type=Path)
     return parser.parse_args()
@@ -72,10 +75,12 @@ def main() -> None:
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch finds no GPU; use --device cpu')
-    rows = modules(args, device) if args.mode == 'module' else models(args, device)
+    rows = {'module': modules, 'model': models, 'bars': hold_bars}[args.mode](args, device)
     if args.out:
         source = args.out.with_suffix('.json')
         benchmark.save(source, rows)
+        if args.mode == 'bars':
+            return
         try:
             draw(source)
         except UserError as error:  # the measurement is not lost
@@ -134,6 +139,25 @@ def models(args: argparse.Namespace, device) -> list:
             rows += benchmark.measure_models(runs, batch, args.repeats)
         print(benchmark.table(rows))
     return rows
+
+
+def hold_bars(args: argparse.Namespace, device) -> list:
+    from scsa.analysis import benchmark_bars
+
+    known = list(benchmark_bars.GROUPS[device.type])
+    unknown = [name for name in args.groups if name not in known]
+    if unknown:
+        raise UserError(f'no bars {unknown[0]!r} on {device.type}; there are {", ".join(known)}')
+    found = []
+    for bar in benchmark_bars.measure(device, args.groups or known, args.repeats, show):
+        show(f'{bar.what}: {bar.verdict}')
+        found.append(bar)
+    print(benchmark_bars.table(found))
+    return [bar.row() for bar in found]
+
+
+def show(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == '__main__':
