@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test bench-cpu bench-gpu lint clean
+.PHONY: help env env-full demo demo-compare test bench-cpu bench-gpu gpu-check gpu-wheels lint clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -51,6 +51,12 @@ bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and
 	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --train --until-full \
 	  --out work_dirs/bench_gpu/train
 	@$(BENCH) bars --device cuda --out work_dirs/bench_gpu/bars
+
+gpu-check: ## tests, training and all figures on a GPU; WHEELS= is a folder of gpu-wheels
+	@$(or $(BENCH_PYTHON),python3) tools/dev/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_CHECK_ARGS)
+
+gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
+	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
 
 lint: env ## ruff
 	@$(RUN) -m ruff check .

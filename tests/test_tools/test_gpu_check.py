@@ -1,0 +1,135 @@
+"""make gpu-check, as far as it goes without a GPU and a network."""
+
+import json
+import runpy
+import sys
+import zipfile
+
+import pytest
+import torch
+from tools_helpers import ROOT, refusal, run_tool
+
+CHECK = 'tools/dev/gpu_check.py'
+MOBILE = 'imagenet-mobilenet-v2_1xb96_in1k_scsa'
+ON_CPU = ('--device', 'cpu', '--tiny')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return runpy.run_path(str(ROOT / CHECK))
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    """A folder with one package that is missing here and one that is not."""
+    folder = tmp_path / 'wheels'
+    folder.mkdir()
+    for name in ('not_here', 'numpy'):
+        with zipfile.ZipFile(folder / f'{name}-9.9-py3-none-any.whl', 'w') as wheel:
+            info = f'{name}-9.9.dist-info'
+            wheel.writestr(f'{name}/__init__.py', '')
+            wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\nName: {name}\nVersion: 9.9')
+            tag = 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any'
+            wheel.writestr(f'{info}/WHEEL', tag)
+            wheel.writestr(f'{info}/RECORD', '')
+    return folder
+
+
+def test_steps_become_rows_and_a_later_run_adds_to_them(tmp_path):
+    seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE)
+    assert f'{MOBILE} ... ' in seen
+    run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'bench-1')
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['machine']['torch'] == torch.__version__
+    digits, step, bench = results['rows']
+    assert digits['step'] == 'digits-fp32' and 0 <= digits['top1'] <= 100 and digits['ms'] > 0
+    assert step['batch'] == 2 and step['size'] == 224 and step['images_per_second'] > 0
+    assert len(bench['rows']) == 6
+    table = (tmp_path / 'table.md').read_text()
+    assert f'| {MOBILE} | ' in table and 'geometric mean' in table
+
+
+@pytest.mark.parametrize(
+    ('code', 'error'),
+    [
+        ("print('fine'); raise RuntimeError('no such kernel')", 'RuntimeError: no such kernel'),
+        ('import time; time.sleep(60)', 'not done after 2 seconds'),
+        ('pass', "KeyError: 'figure'"),
+    ],
+)
+def test_a_failed_step_is_a_row_with_its_error(tool, tmp_path, code, error):
+    def read():
+        return dict(found={}['figure'])
+
+    args = type('Args', (), dict(out=tmp_path, limit=2))
+    row = tool['execute'](tool['Step']('broken', [sys.executable, '-c', code], read), None, args)
+    assert row['error'] == error
+    assert f'| broken | FAILED: {error} |' in tool['markdown']({}, [row])
+
+
+def test_a_failed_step_fails_the_run_and_not_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [CHECK, *ON_CPU, '--out', str(tmp_path)])
+    tool = runpy.run_path(str(ROOT / CHECK))
+    steps = [tool['Step'](str(code), [sys.executable, '-c', f'exit({code})']) for code in (3, 0)]
+    replaced = dict.fromkeys(('digits', 'imagenet', 'benchmarks'), lambda args: [])
+    replaced.update(
+        tests=lambda args: steps,
+        prepare=lambda args: None,
+        facts=lambda environment, args: {},
+        verdict=lambda row: row.get('error', 'done'),
+    )
+    tool['main'].__globals__.update(replaced)
+    with pytest.raises(SystemExit) as stop:
+        tool['main']()
+    assert stop.value.code == 1
+    assert '3 ... it ended without a word\n0 ... done\n' in capsys.readouterr().out
+
+
+def test_training_that_does_not_learn_is_no_success(tool, tmp_path):
+    log = tmp_path / 'now' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 2.3, "time": 0.1, "memory": 512}\n{"accuracy/top1": 11.0}\n')
+    assert tool['last_scalars'](tmp_path, 0)['peak_bytes'] == 2**29
+    with pytest.raises(tool['StepError'], match='the least'):
+        tool['last_scalars'](tmp_path, 90)
+
+
+def test_rows_of_another_machine_are_not_kept(tool, tmp_path):
+    path = tmp_path / 'results.json'
+    assert tool['earlier'](path, {}) == []
+    path.write_text(json.dumps(dict(machine=dict(torch='2.11', date='then'), rows=['a row'])))
+    assert tool['earlier'](path, dict(torch='2.11', date='now')) == ['a row']
+    assert tool['earlier'](path, dict(torch='2.12', date='now')) == []
+
+
+def test_every_imagenet_config_and_benchmark_is_a_step():
+    names = run_tool(CHECK, '--list').split()
+    for config in (ROOT / 'configs/classification').glob('*_in1k*.py'):
+        assert f'imagenet-{config.stem}' in names
+    assert {'tests', 'digits-fp16', 'digits-bf16', 'bench-1', 'bench-4'} <= set(names)
+
+
+def test_what_is_here_already_is_not_installed_again(tool, wheels, tmp_path):
+    site = tmp_path / 'site'
+    assert tool['gpu_wheels'].install(wheels, site) == ['not_here-9.9-py3-none-any.whl']
+    assert (site / 'not_here').is_dir() and not (site / 'numpy').exists()
+
+
+def test_all_builds_of_opencv_are_one(tool):
+    name = tool['gpu_wheels']._distribution
+    assert name('opencv_python_headless') == name('opencv-contrib-python') != name('openai')
+
+
+def test_refusals(monkeypatch, capsys, tmp_path):
+    def refused(*arguments):
+        return refusal(monkeypatch, capsys, CHECK, '--out', tmp_path, *arguments)
+
+    assert 'no such step; --list shows them' in refused('--only', 'none')
+    assert 'make gpu-wheels' in refused('--wheels', tmp_path / 'none')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='here is a GPU')
+def test_without_a_gpu(monkeypatch, capsys, tmp_path):
+    (tmp_path / 'digits').mkdir()
+    line = refusal(monkeypatch, capsys, CHECK, '--out', tmp_path, '--only', 'tests')
+    assert line == 'error: PyTorch finds no GPU; --device cpu --tiny tries the tool without one'
