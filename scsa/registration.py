@@ -4,14 +4,19 @@ import importlib
 import warnings
 from importlib.util import find_spec
 
+from . import versions
+
 
 def register() -> None:
     """Import what registers itself, as far as OpenMMLab is installed.
 
     With mmengine that is the plugin layer and the config bases, with mmpretrain the backbones too.
     A package that is there but cannot be imported gives one warning that names the cause: the
-    attention needs torch alone and goes on working.
+    attention needs torch alone and goes on working. Versions that are known not to go together
+    are warned of too.
     """
+    if find_spec('mmengine'):
+        versions.warn(stacklevel=3)
     for package, module in (
         ('mmengine', 'scsa.config_bases'),
         ('mmengine', 'scsa.plugin'),
