@@ -1,5 +1,8 @@
-# The paper lane's commands. VENV= names the environment's folder, PYTHON= its interpreter.
-VENV ?= .venv
+# LANE= chooses the stack, a file of requirements/; VENV= names the environment's folder and
+# PYTHON= its interpreter.
+LANE ?= paper
+VENV ?= .venv-$(LANE)
+TASK ?= $(if $(filter torch-%,$(LANE)),attention,whole)
 PYTHON ?=
 export PYTHON
 # Threads that wait asleep: on a busy machine spinning ones made training 25 times slower.
@@ -8,22 +11,27 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test bench-cpu bench-gpu gpu-check gpu-wheels lint clean
+.PHONY: help env env-full demo demo-compare test test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
-MAKE_ENV = python=$$(tools/dev/find_python.sh "$(VENV)") && "$$python" tools/dev/env.py --venv "$(VENV)"
+# $(call make_env,LANE,VENV)
+make_env = python=$$(tools/dev/find_python.sh "$(1)" "$(2)") && "$$python" tools/dev/env.py "$(1)" --venv "$(2)"
+DEV = .venv-dev
+NOX = $(DEV)/bin/python -m nox
 REPORT = $(RUN) tools/analysis/quickstart_report.py
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
-	@echo '  variables: VENV=.venv  PYTHON=(3.8 to 3.11)  PYTEST_ARGS=  MMCV_WHEELS=(folder or page of mmcv wheels)'
+	@echo '  variables: LANE=paper|modern|torch-oldest|torch-newest  VENV=.venv-LANE  PYTHON='
+	@echo '             TASK=whole|attention|backbones|classification  PYTEST_ARGS='
+	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 env: ## the environment with mmcv-lite (minutes): enough for classification
-	@$(MAKE_ENV) lite
+	@$(call make_env,$(LANE),$(VENV))
 
 env-full: ## the environment with mmcv's compiled ops, for detection and segmentation too
-	@$(MAKE_ENV) full
+	@$(call make_env,$(LANE),$(VENV)) --full
 
 demo: env data/digits ## trains ResNet-18 with SCSA on handwritten digits, tests it, prints top-1
 	$(call train_and_test,resnet18_digits_scsa)
@@ -33,8 +41,14 @@ demo-compare: demo ## the same without SCSA, both results side by side
 	$(call train_and_test,resnet18_digits)
 	@$(REPORT) work_dirs/resnet18_digits_scsa work_dirs/resnet18_digits
 
-test: env-full ## the whole test suite
-	@$(RUN) -m pytest $(PYTEST_ARGS)
+test: dev ## the test suite of the lane; TASK= names parts of it
+	@VENV="$(VENV)" $(NOX) -s $(addprefix $(LANE)-,$(TASK)) -- $(PYTEST_ARGS)
+
+test-all: dev ## lint and the test suites of all lanes
+	@env -u VENV -u PYTHON $(NOX) -- $(PYTEST_ARGS)
+
+test-matrix: dev ## writes what the sessions found into docs/versions.md
+	@$(DEV)/bin/python tools/dev/test_matrix.py write
 
 BENCH_PYTHON ?=
 BENCH = PYTHONPATH=. $(or $(BENCH_PYTHON),$(RUN)) tools/analysis/benchmark.py
@@ -58,9 +72,11 @@ gpu-check: ## tests, training and all figures on a GPU; WHEELS= is a folder of g
 gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
 	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
 
-lint: env ## ruff
-	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check .
+lint: dev ## ruff
+	@$(NOX) -s lint
+
+dev: # what runs the sessions and ruff
+	@$(call make_env,dev,$(DEV))
 
 clean: ## what builds and checks leave behind; not the environment, not data, not results
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

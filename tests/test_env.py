@@ -27,13 +27,13 @@ def find_python(tmp_path):
     for tool in ('bash', 'env'):
         (bin_ / tool).symlink_to(f'/usr/bin/{tool}')
 
-    def run(python='', **interpreters):
+    def run(python='', lane='paper', **interpreters):
         for name, script in interpreters.items():
             path = bin_ / name.replace('_', '.')
             path.write_text(script)
             path.chmod(0o755)
         variables = {'PATH': str(bin_), 'HOME': str(tmp_path), 'PYTHON': python}
-        command = [str(DEV / 'find_python.sh'), str(tmp_path / 'venv')]
+        command = [str(DEV / 'find_python.sh'), lane, str(tmp_path / 'venv')]
         done = subprocess.run(command, env=variables, text=True, capture_output=True)
         return done.returncode, done.stdout.strip(), done.stderr.strip()
 
@@ -64,16 +64,28 @@ def test_python_variable_wins(find_python, tmp_path):
     ('python', 'interpreters', 'says'),
     [
         ('nowhere', {}, 'PYTHON=nowhere does not run'),
-        ('python3', {'python3': TOO_NEW}, 'is Python 3.12; this stack needs 3.8 to 3.11'),
+        ('python3', {'python3': TOO_NEW}, 'is Python 3.12; the paper lane takes 3.10 3.11 3.9 3.8'),
         ('python3', {'python3': NO_VENV}, 'python3.10-venv'),
         ('', {'python3': NO_VENV}, 'python3.10-venv'),
-        ('', {'python3': TOO_NEW, 'python3_10': SHIM}, 'no Python 3.8 to 3.11 found'),
+        ('', {'python3': TOO_NEW, 'python3_10': SHIM}, 'no Python for the paper lane found'),
     ],
 )
 def test_no_usable_python_is_one_line(find_python, python, interpreters, says):
     code, found, error = find_python(python, **interpreters)
     assert (code, found, error.count('\n')) == (2, '', 0)
     assert says in error
+
+
+def test_each_lane_takes_its_own_pythons(find_python, tmp_path):
+    both = dict(python3_10='#!/bin/sh\necho 3.10\n', python3_12=TOO_NEW)
+    assert find_python(lane='modern', **both)[1] == str(tmp_path / 'bin' / 'python3.12')
+    assert find_python(lane='paper', **both)[1] == str(tmp_path / 'bin' / 'python3.10')
+
+
+def test_an_unknown_lane_is_one_line_that_names_the_lanes(find_python):
+    code, found, error = find_python(lane='papper')
+    assert (code, found) == (2, '')
+    assert error == 'error: there is no lane papper; there are: ' + ' '.join(env.LANES)
 
 
 class Terminal(io.StringIO):
@@ -139,17 +151,17 @@ def test_a_failed_command_shows_cause_and_end_of_its_log(tmp_path, capfd):
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
     (tmp_path / 'thesis.tex').write_text('x')
     with pytest.raises(env.EnvError, match='no virtual environment'):
-        env.Environment(tmp_path).make(full=False)
+        env.Environment('paper', tmp_path).make(full=False)
     assert os.listdir(tmp_path) == ['thesis.tex']
 
 
 @pytest.fixture
-def recorded(tmp_path):
-    """An environment whose pip calls are recorded, not run; those in `fails` fail."""
+def recorder(tmp_path):
+    """A kind of environment whose pip calls are recorded, not run; those in `fails` fail."""
 
     class Recorded(env.Environment):
-        def __init__(self, folder):
-            super().__init__(folder)
+        def __init__(self, lane):
+            super().__init__(lane, tmp_path / lane)
             self.calls, self.fails, self.has = [], set(), set()
 
         def _create(self):
@@ -163,7 +175,12 @@ def recorded(tmp_path):
         def _has(self, distribution):
             return distribution in self.has
 
-    return Recorded(tmp_path / 'venv')
+    return Recorded
+
+
+@pytest.fixture
+def recorded(recorder):
+    return recorder('paper')
 
 
 def test_an_interrupted_run_is_completed_by_the_next(recorded):
@@ -184,10 +201,31 @@ def test_an_interrupted_run_is_completed_by_the_next(recorded):
 def test_changed_pins_are_noticed(recorded, tmp_path, monkeypatch):
     recorded.make(full=False)
     recorded.calls.clear()
-    (tmp_path / 'paper.txt').write_text('torch==2.1.2\n')
-    monkeypatch.setattr(env, 'LANE', tmp_path / 'paper.txt')
+    (tmp_path / 'pins.txt').write_text('torch==2.1.2\n')
+    monkeypatch.setattr(recorded, 'files', [*recorded.files, tmp_path / 'pins.txt'])
     recorded.make(full=False)
     assert recorded.calls == ['pip', 'packages', 'mmcv-in', 'project']
+
+
+@pytest.mark.parametrize(
+    ('lane', 'steps'),
+    [
+        ('modern', ['pip', 'packages', 'mmcv-in', 'project']),
+        ('torch-newest', ['pip', 'packages', 'project']),
+        ('dev', ['pip', 'packages']),
+    ],
+)
+def test_each_lane_gets_what_it_asks_for(recorder, lane, steps):
+    environment = recorder(lane)
+    environment.make(full=False)
+    assert environment.calls == steps
+
+
+@pytest.mark.parametrize(('lane', 'other'), [('paper', 'modern'), ('modern', 'paper')])
+def test_a_lane_depends_on_its_own_files_alone(lane, other):
+    names = {path.name for path in env.Environment(lane, 'x').files}
+    assert {f'{lane}.txt', f'{lane}-constraints.txt', 'build.txt', 'runtime.txt'} <= names
+    assert not {f'{other}.txt', f'{other}-constraints.txt', 'dev.txt'} & names
 
 
 def test_an_interrupted_swap_is_known_to_have_left_no_mmcv(recorded, monkeypatch):
@@ -218,11 +256,25 @@ def test_both_mmcv_packages_at_once_are_mended(recorded, monkeypatch):
     assert recorded.calls[2:4] == ['mmcv-out', 'mmcv-in']
 
 
+def test_the_fork_is_never_beside_mmcv_lite(recorder, monkeypatch):
+    modern = recorder('modern')
+    modern.has = {'mmcv-lite'}
+    installed = []
+    monkeypatch.setattr(modern, '_ops_work', lambda folder=None: False)
+    monkeypatch.setattr(modern, '_prebuilt', lambda folder: None)
+    monkeypatch.setattr(modern, '_build', lambda folder: 'onedl_mmcv.whl')
+    monkeypatch.setattr(modern, '_pip', lambda step, what, *args: installed.append((step, args)))
+    modern._install_ops()
+    (out, removed), (in_, added) = installed
+    assert (out, removed) == ('mmcv-out', ('uninstall', '-y', 'mmcv-lite'))
+    assert in_ == 'mmcv-in' and added[-1] == 'onedl_mmcv.whl' and '--no-deps' in added
+
+
 def test_a_half_made_environment_gets_its_python_and_pip(tmp_path):
     (tmp_path / 'pyvenv.cfg').write_text('home = /nowhere\n')
     (tmp_path / 'bin').mkdir()
     (tmp_path / 'bin' / 'python').symlink_to('/nowhere/python')
-    environment = env.Environment(tmp_path)
+    environment = env.Environment('paper', tmp_path)
     environment._create()
     assert environment._run('-m', 'pip', '--version')
 
@@ -246,7 +298,7 @@ def test_a_cached_wheel_that_does_not_run_is_built_anew(recorded, monkeypatch, t
 
 
 def test_a_wheel_without_ops_is_told_from_one_that_has_them(tmp_path):
-    environment = env.Environment(tmp_path)
+    environment = env.Environment('paper', tmp_path)
     environment.python = Path(sys.executable)
     wheel = tmp_path / 'mmcv-2.1.0-py3-none-any.whl'
     for nms, runs in (('', False), ('from torchvision.ops import nms as _nms', True)):

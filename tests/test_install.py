@@ -253,8 +253,17 @@ def test_model_index_names_configs_that_build_to_what_it_states():
         )
 
 
-def test_every_requirement_of_the_paper_lane_is_pinned():
+@pytest.mark.parametrize(
+    ('lane', 'also'),
+    [
+        ('paper', ['mmcv', 'mmcv-lite']),
+        ('modern', ['onedl-mmcv', 'mmcv-lite']),
+        *(('torch-oldest', []), ('torch-newest', []), ('dev', [])),
+    ],
+)
+def test_every_requirement_of_a_lane_is_pinned(lane, also):
     folder = ROOT / 'requirements'
+    constraints = re.search(r'^-c (\S+)', (folder / f'{lane}.txt').read_text(), re.MULTILINE)[1]
 
     def names(file):
         for line in (folder / file).read_text().splitlines():
@@ -263,12 +272,22 @@ def test_every_requirement_of_the_paper_lane_is_pinned():
             elif line and line[0] not in '-#':
                 yield re.match(r'[\w-]+', line)[0]
 
-    lines = (folder / 'paper-constraints.txt').read_text().splitlines()
+    lines = (folder / constraints).read_text().splitlines()
     pins = [line for line in lines if line and line[0] != '#']
     exact = re.compile(r'([a-z0-9-]+)==[\w.]+( ; python_version [<>=]{1,2} "3\.\d+")?')
     assert [line for line in pins if not exact.fullmatch(line)] == []
-    wanted = {*names('paper.txt'), *names('mminstall.txt'), 'mmcv-lite'}
-    assert wanted <= {exact.fullmatch(line)[1] for line in pins}
+    assert {*names(f'{lane}.txt'), *also} <= {exact.fullmatch(line)[1] for line in pins}
+
+
+def test_no_lane_mixes_the_originals_with_the_forks():
+    folder = ROOT / 'requirements'
+    modern = (folder / 'modern-constraints.txt').read_text() + (folder / 'modern.txt').read_text()
+    assert not re.search(r'^mm(?!cv-lite)\w+(=|$)', modern, re.MULTILINE)
+    for lane in ('paper', 'torch-oldest', 'torch-newest'):
+        assert 'onedl' not in (folder / f'{lane}.txt').read_text()
+    # What a user asks for beside the module must not pull the originals over the forks.
+    for extra in ('runtime', 'optional', 'tests'):
+        assert 'mm' not in re.sub('#.*', '', (folder / f'{extra}.txt').read_text())
 
 
 def test_nobody_is_sent_to_somebody_elses_package():

@@ -1,9 +1,9 @@
-"""Makes the virtual environment of the paper lane, in one of two states.
+"""Makes the virtual environment of a lane: what `requirements/LANE.txt` asks for.
 
-`lite` holds the whole stack with mmcv-lite, ready in minutes: enough for classification. `full`
-swaps mmcv-lite for mmcv with compiled ops, which detection and segmentation need; where no
-prebuilt wheel is to be had it is compiled once, and pip's cache keeps it. The two packages own
-the same files and are never installed together.
+A lane with OpenMMLab comes in one of two states. `lite` holds the whole stack with mmcv-lite,
+ready in minutes: enough for classification. `full` swaps mmcv-lite for mmcv with compiled ops,
+which detection and segmentation need; where no prebuilt wheel is to be had it is compiled once,
+and pip's cache keeps it. The two packages own the same files and are never installed together.
 
 Each finished step leaves a stamp named by a hash of what it was made from. So an interrupted run
 is completed by the next, changed pins are noticed, and a run with nothing to do takes no time.
@@ -25,8 +25,12 @@ from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LANE = ROOT / 'requirements' / 'paper.txt'
-PINS = ROOT / 'requirements' / 'paper-constraints.txt'
+REQUIREMENTS = ROOT / 'requirements'
+# The distribution of mmcv with compiled ops, in the lanes that have OpenMMLab. The fork has no
+# lite one; the original's goes with it, since it is installed without what it asks for.
+MMCV = {'paper': 'mmcv', 'modern': 'onedl-mmcv'}
+LITE = 'mmcv-lite'
+LANES = [p.stem for p in sorted(REQUIREMENTS.glob('*.txt')) if '\n-c ' in p.read_text()]
 
 # Runs one of mmcv's compiled ops: the second box overlaps the first.
 OPS_WORK = """
@@ -149,9 +153,13 @@ def follow(command, what, log, env=None):
 
 
 class Environment:
-    """A virtual environment that is made step by step."""
+    """The virtual environment of a lane, made step by step."""
 
-    def __init__(self, folder):
+    def __init__(self, lane, folder):
+        self.lane = lane
+        self.mmcv = MMCV.get(lane)
+        self.files = _files(REQUIREMENTS / f'{lane}.txt')
+        (self.pins,) = (path for path in self.files if path.stem.endswith('-constraints'))
         self.folder = Path(folder).absolute()
         self.python = self.folder / 'bin' / 'python'
         self.made = self.folder / 'made'  # stamps and logs
@@ -163,15 +171,16 @@ class Environment:
             full: Whether mmcv's compiled ops are needed; if not, either state will do.
         """
         self._create()
-        lane = [path.read_bytes() for path in sorted(LANE.parent.glob('*.txt'))]
-        packages = _hash(sys.version, lane)
+        asked = [path.read_bytes() for path in self.files]
+        packages = _hash(sys.version, asked)
         self._once('packages', packages, self._install_packages)
-        if full:
+        if self.mmcv and full:
             self._once('mmcv-ops', packages, self._install_ops)
-        else:
+        elif self.mmcv:
             self._once('mmcv-lite', packages, self._install_lite)
-        source = [(ROOT / name).read_bytes() for name in ('setup.py', 'scsa/version.py')]
-        self._once('project', _hash(ROOT, lane, source), self._install_project)
+        if REQUIREMENTS / 'runtime.txt' in self.files:
+            source = [(ROOT / name).read_bytes() for name in ('setup.py', 'scsa/version.py')]
+            self._once('project', _hash(ROOT, asked, source), self._install_project)
 
     def _once(self, step, version, action):
         stamp = self.made / f'{step}.{version}'
@@ -195,8 +204,9 @@ class Environment:
                 'remove it, or choose another with VENV='
             )
         if not version or self._run('-m', 'pip', '--version') is None:
+            size = '2.5 GB' if REQUIREMENTS / 'runtime.txt' in self.files else '15 MB'
             _say(
-                f'{self.folder}: Python {sys.version.split()[0]}; 2.5 GB to download the first time'
+                f'{self.folder}: Python {sys.version.split()[0]}; {size} to download the first time'
             )
             # A folder whose Python does not run is what a vanished interpreter left.
             venv.create(self.folder, clear=ours and not version, symlinks=True, with_pip=True)
@@ -204,19 +214,20 @@ class Environment:
 
     def _install_packages(self):
         # The pinned pip first: older ones know no `--progress-bar raw`.
-        self._pip('pip', 'pip', 'install', '-c', PINS, 'pip')
-        self._pip('packages', 'packages', 'install', '--progress-bar', 'raw', '-r', LANE)
+        self._pip('pip', 'pip', 'install', '-c', self.pins, 'pip')
+        lane = REQUIREMENTS / f'{self.lane}.txt'
+        self._pip('packages', 'packages', 'install', '--progress-bar', 'raw', '-r', lane)
 
     def _install_project(self):
         self._pip('project', 'scsa', 'install', '--no-deps', '--no-build-isolation', '-e', ROOT)
 
     def _install_lite(self):
         # mmcv with ops does as well, once it is there
-        if not self._has('mmcv') or self._has('mmcv-lite'):
-            self._swap_mmcv('mmcv-lite')
+        if not self._has(self.mmcv) or self._has(LITE):
+            self._swap_mmcv(LITE)
 
     def _install_ops(self):
-        if self._ops_work() and not self._has('mmcv-lite'):
+        if self._ops_work() and not self._has(LITE):
             return
         with tempfile.TemporaryDirectory() as folder:
             self._swap_mmcv(self._prebuilt(folder) or self._build(folder))
@@ -225,18 +236,18 @@ class Environment:
         # Between the two pip calls there is no mmcv at all: neither stamp may outlive that.
         self._forget('mmcv-lite')
         self._forget('mmcv-ops')
-        old = [name for name in ('mmcv', 'mmcv-lite') if self._has(name)]
+        old = [name for name in (self.mmcv, LITE) if self._has(name)]
         if old:
             self._pip('mmcv-out', f'removing {" and ".join(old)}', 'uninstall', '-y', *old)
-        self._pip('mmcv-in', 'mmcv', 'install', '--no-deps', '-c', PINS, new)
+        self._pip('mmcv-in', 'mmcv', 'install', '--no-deps', '-c', self.pins, new)
 
     def _prebuilt(self, folder):
         """Returns a wheel of mmcv that runs here, from the index or MMCV_WHEELS; None if none."""
         where = os.environ.get('MMCV_WHEELS')
         links = ('--find-links', where) if where else ()
-        pip_wheel = ('-m', 'pip', 'wheel', '--no-deps', '-c', PINS, '-w', folder)
-        if self._run(*pip_wheel, '--only-binary', 'mmcv', *links, 'mmcv') is not None:
-            (wheel,) = Path(folder).glob('mmcv-*.whl')
+        pip_wheel = ('-m', 'pip', 'wheel', '--no-deps', '-c', self.pins, '-w', folder)
+        if self._run(*pip_wheel, '--only-binary', self.mmcv, *links, self.mmcv) is not None:
+            (wheel,) = Path(folder).glob('*.whl')
             if self._runs_here(wheel):
                 return wheel
             wheel.unlink()
@@ -246,23 +257,23 @@ class Environment:
 
     def _build(self, folder):
         """Returns a wheel of mmcv compiled here, now or earlier (pip caches what it builds)."""
-        pip_wheel = ('wheel', '-v', '--no-deps', '-c', PINS, '-w', folder)
+        pip_wheel = ('wheel', '-v', '--no-deps', '-c', self.pins, '-w', folder)
         for _ in range(2):
             try:
                 self._pip(
                     'mmcv',
                     'compiling mmcv',
-                    *(*pip_wheel, '--no-binary', 'mmcv', '--no-build-isolation', 'mmcv'),
+                    *(*pip_wheel, '--no-binary', self.mmcv, '--no-build-isolation', self.mmcv),
                     env=self._build_variables(),
                 )
             except EnvError as error:
                 raise EnvError(f'{error}{_missing_for_build()}') from None
-            (wheel,) = Path(folder).glob('mmcv-*.whl')
+            (wheel,) = Path(folder).glob('*.whl')
             if self._runs_here(wheel):
                 return wheel
             # It came from pip's cache: built without ops, or against another torch.
             wheel.unlink()
-            self._run('-m', 'pip', 'cache', 'remove', 'mmcv')
+            self._run('-m', 'pip', 'cache', 'remove', self.mmcv)
         raise EnvError(f'mmcv was compiled but its ops do not run; see {self._log("mmcv")}')
 
     def _build_variables(self):
@@ -284,7 +295,7 @@ class Environment:
             return self._ops_work(folder)
 
     def _ops_work(self, folder=None):
-        (pinned,) = re.findall(r'^mmcv==(\S+)', PINS.read_text(), re.MULTILINE)
+        (pinned,) = re.findall(rf'^{self.mmcv}==(\S+)', self.pins.read_text(), re.MULTILINE)
         return self._run('-c', OPS_WORK, pinned, first_on_path=folder) is not None
 
     def _has(self, distribution):
@@ -321,6 +332,12 @@ def _say(line):
     print(line, file=sys.stderr, flush=True)
 
 
+def _files(requirements):
+    """Returns a file of requirements and all that it names with -r and -c."""
+    named = re.findall(r'^-[rc] (\S+)', requirements.read_text(), re.MULTILINE)
+    return [requirements, *(file for name in named for file in _files(REQUIREMENTS / name))]
+
+
 def _hash(*made_from):
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
 
@@ -338,11 +355,12 @@ def _missing_for_build():
 def main():
     """Parses the arguments, makes the environment, turns what fails into one line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('state', choices=['lite', 'full'], help='full: mmcv with compiled ops')
-    parser.add_argument('--venv', default='.venv', help='its folder (default: %(default)s)')
+    parser.add_argument('lane', choices=LANES)
+    parser.add_argument('--full', action='store_true', help='mmcv with compiled ops, not mmcv-lite')
+    parser.add_argument('--venv', help='its folder (default: .venv-LANE)')
     args = parser.parse_args()
     try:
-        Environment(args.venv).make(full=args.state == 'full')
+        Environment(args.lane, args.venv or f'.venv-{args.lane}').make(args.full)
     except EnvError as error:
         _say(f'error: {error}')
         sys.exit(2)

@@ -1,0 +1,72 @@
+"""Sessions of lane and task: `make test LANE=modern TASK=backbones` runs modern-backbones.
+
+nox makes no environments here: a lane's holds gigabytes, and mmcv's ops compile for minutes. Each
+session completes and uses the one of tools/dev/env.py, which `make` and the person at the
+keyboard use too. What a session found is noted for the table of docs/versions.md.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+TASKS = {
+    'attention': ('tests/test_attention', 'tests/test_fast', 'tests/test_import.py'),
+    'backbones': ('tests/test_backbones',),
+    'classification': (
+        'tests/test_configs/test_classification.py',
+        'tests/test_tools/test_train_and_test.py',
+    ),
+    'whole': ('tests',),
+}
+LANES = {
+    'torch-oldest': ('attention',),
+    'torch-newest': ('attention',),
+    'paper': tuple(TASKS),
+    'modern': tuple(TASKS),
+}
+
+nox.options.default_venv_backend = 'none'
+# What `make test-all` runs: the other sessions are parts of these.
+nox.options.sessions = ['lint', *(f'{lane}-{tasks[-1]}' for lane, tasks in LANES.items())]
+
+
+@nox.session
+def lint(session):
+    """Rules and layout."""
+    session.run(sys.executable, '-m', 'ruff', 'check', '.')
+    session.run(sys.executable, '-m', 'ruff', 'format', '--check', '.')
+
+
+def environment(session, lane, full):
+    """Completes the environment of a lane; returns its Python."""
+    folder = os.environ.get('VENV') or f'.venv-{lane}'
+    finder = ('tools/dev/find_python.sh', lane, folder)
+    python = session.run(*finder, external=True, silent=True, log=False).strip()
+    state = ('--full',) if full else ()
+    session.run(python, 'tools/dev/env.py', lane, '--venv', folder, *state, external=True)
+    return str(Path(folder, 'bin', 'python').absolute())
+
+
+def tests_of(lane, task):
+    """Makes the session that runs the tests of a task in a lane."""
+
+    def run(session):
+        python = environment(session, lane, full=task == 'whole')
+        report = Path('work_dirs', 'tests', f'{session.name}.xml')
+        report.unlink(missing_ok=True)
+        arguments = (*TASKS[task], '--junitxml', report, *session.posargs)
+        try:
+            session.run(python, '-m', 'pytest', *arguments, external=True)
+        finally:
+            if report.exists() and not session.posargs:  # else it may be a part of the tests
+                session.run(python, 'tools/dev/test_matrix.py', 'note', report, external=True)
+
+    return run
+
+
+for lane, tasks in LANES.items():
+    for task in tasks:
+        name = f'{lane}-{task}'
+        nox.session(tests_of(lane, task), name=name)
