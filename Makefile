@@ -48,7 +48,7 @@ test-all: dev ## lint and the test suites of all lanes
 	@env -u VENV -u PYTHON $(NOX) -- $(PYTEST_ARGS)
 
 test-matrix: dev ## writes what the sessions found into docs/versions.md
-	@$(DEV)/bin/python tools/dev/test_matrix.py write
+	@$(DEV)/bin/python tools/dev/run_record.py write
 
 BENCH_PYTHON ?=
 BENCH = PYTHONPATH=. $(or $(BENCH_PYTHON),$(RUN)) tools/analysis/benchmark.py

@@ -61,7 +61,7 @@ def tests_of(lane, task):
             session.run(python, '-m', 'pytest', *arguments, external=True)
         finally:
             if report.exists() and not session.posargs:  # else it may be a part of the tests
-                session.run(python, 'tools/dev/test_matrix.py', 'note', report, external=True)
+                session.run(python, 'tools/dev/run_record.py', 'note', report, external=True)
 
     return run
 

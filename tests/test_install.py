@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [
     *('scsa', 'configs', 'tools', 'requirements', 'model-index.yml', 'setup.py', 'pyproject.toml'),
-    *('MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt', 'Makefile', '.gitignore'),
+    *('MANIFEST.in', 'README.md', 'LICENSE', 'requirements.txt', 'Makefile', 'noxfile.py'),
+    '.gitignore',
 ]
 CONFIG = 'classification/resnet50_1xb128_in1k_scsa.py'
 CHILD = f"""
