@@ -59,12 +59,12 @@ def troubles(versions: dict[str, str], pkg_resources: bool) -> list[str]:
     def newer(name: str, *from_: int) -> bool:
         return name in versions and _release(versions[name]) >= from_
 
-    if 'mmengine' in versions and newer('torch', 2, 6):
+    if older('mmengine', 0, 10, 8) and newer('torch', 2, 6):
         found.append(
             f'mmengine {versions["mmengine"]} cannot load its own checkpoints with torch '
             f'{versions["torch"]}: use torch<2.6, or onedl-mmengine in place of mmengine'
         )
-    if 'mmengine' in versions and not pkg_resources:
+    if older('mmengine', 0, 10, 8) and not pkg_resources:
         found.append(
             f'mmengine {versions["mmengine"]} reads no config that inherits from another package '
             '(`mmdet::…`), for want of pkg_resources: `pip install "setuptools<81"`'
@@ -74,8 +74,8 @@ def troubles(versions: dict[str, str], pkg_resources: bool) -> list[str]:
             f'torch {versions["torch"]} cannot take arrays of numpy {versions["numpy"]}: '
             '`pip install "numpy<2"`'
         )
-    for package in ('mmdet', 'mmsegmentation'):
-        if package in versions and newer('mmcv', 2, 2):
+    for package, fixed in (('mmdet', (3, 3, 1)), ('mmsegmentation', (1, 2, 3))):
+        if older(package, *fixed) and newer('mmcv', 2, 2):
             found.append(
                 f'{package} {versions[package]} refuses mmcv {versions["mmcv"]}: use mmcv<2.2'
             )

@@ -80,6 +80,11 @@ def test_versions_that_clash_are_named_with_the_mend(versions, said, mend):
     assert len(found) == 1 and mend in found[0]
 
 
+def test_releases_to_come_are_not_accused_of_what_they_may_have_mended():
+    later = {**PAPER, 'mmengine': '0.10.8', 'mmdet': '3.4.0', 'mmsegmentation': '1.3.0'}
+    assert troubles({**later, 'torch': '2.6.0', 'mmcv': '2.2.0'}, pkg_resources=False) == []
+
+
 def test_a_setuptools_without_pkg_resources_is_named_where_mmengine_needs_it():
     (trouble,) = troubles(PAPER, pkg_resources=False)
     assert 'setuptools<81' in trouble
