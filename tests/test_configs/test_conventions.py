@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from config_helpers import CONFIGS, config_names, flat, read
+from config_helpers import CONFIGS, ROOT, config_names, flat, read
+
+from scsa.analysis.config_table import documented
 
 pytest.importorskip('mmdet', reason='the bases are those of mmdet and mmseg')
 pytest.importorskip('mmseg')
@@ -51,3 +53,8 @@ def test_frozen_only_where_the_start_is_ours(name):
     backbone = read(name).model.backbone
     if backbone.get('frozen_stages', -1) >= 1 or backbone.get('norm_eval', False):
         assert backbone.get('init_cfg', {}).get('prefix') == 'backbone.'
+
+
+def test_tables_of_the_docs_list_every_config():
+    tables = [documented(ROOT / f'docs/{page}.md') for page in ('detection', 'segmentation')]
+    assert sorted([*tables[0], *tables[1]]) == NAMES

@@ -7,6 +7,7 @@ import torch
 from config_helpers import (
     build,
     config_names,
+    documented_parameters,
     flat,
     head_classes,
     read,
@@ -18,6 +19,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
 
 from scsa import SCSA
+from scsa.analysis.complexity import count_parameters
 from scsa.datasets.digit_scenes import SEGMENTATION_CLASSES
 
 pytest.importorskip('mmcv.ops', reason='mmseg needs mmcv with its compiled operators')
@@ -47,6 +49,7 @@ def test_predicts(name):
     assert result.seg_logits.data.isfinite().all()
     attentions = [module for module in model.modules() if isinstance(module, SCSA)]
     assert bool(attentions) == ('scsa' in name)
+    assert documented_parameters(name) == count_parameters(model)
 
 
 @pytest.mark.parametrize('name', TRAINED)

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from matplotlib.image import imread
 from tools_helpers import refusal, run_tool
 
 pytest.importorskip('mmcv.ops', reason='mmdet and mmseg need mmcv with its compiled operators')
@@ -14,7 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 DETECTION = 'configs/quickstart/faster-rcnn_r18_scenes_scsa.py'
-SEGMENTATION = 'configs/quickstart/upernet_r18_scenes_scsa.py'
+SEGMENTATION = 'configs/quickstart/fpn_r18_scenes_scsa.py'
+CLASSIFIER = 'configs/quickstart/resnet18_digits_scsa.py'  # whose weights it starts from
 
 
 @pytest.fixture(scope='module')
@@ -33,6 +35,7 @@ def options(scenes, task):
     found += ['train_dataloader.batch_size=3', 'default_hooks.logger.interval=1']
     if task == SEGMENTATION:
         found += ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+        found += ['model.backbone.init_cfg=None']
         found += ['default_hooks.checkpoint.interval=2', 'param_scheduler.0.total_steps=2']
     else:
         annotations = scenes / 'annotations/instances_val.json'
@@ -70,6 +73,9 @@ def test_train_then_test(config, checkpoint, scenes, tmp_path):
     )  # fmt: skip
     # Drawn: each of the three images of the validation set.
     assert len([*shown.rglob('*.png'), *shown.rglob('*.jpg')]) == 3
+    picture = tmp_path / 'picture.png'
+    run_tool('tools/analysis/scene_pictures.py', config, weights, picture, '--count', 2, *shrunk)
+    assert imread(picture).shape[:2] == (444, 408)  # two columns of truth and prediction
     first = pickle.loads(out.read_bytes())[0]
     again = predicted(config, weights, tmp_path / 'test')
     if config == DETECTION:
@@ -103,11 +109,16 @@ def test_missing_imagenet_weights_are_one_line(config, scenes, monkeypatch, caps
 
 def train_for_real(config, work_dir, tmp_path_factory):
     """The whole quick start; returns the last validation."""
-    data = tmp_path_factory.getbasetemp() / 'whole/digit_scenes'
+    name = 'digits' if config == CLASSIFIER else 'digit_scenes'
+    data = tmp_path_factory.getbasetemp() / 'whole' / name
     if not data.exists():
-        run_tool('tools/dataset_converters/digit_scenes.py', '--out', data)
+        run_tool(f'tools/dataset_converters/{name}.py', '--out', data)
     root = data / 'ade' if config == SEGMENTATION else data
     arguments = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val')]
+    if config == SEGMENTATION:
+        train_for_real(CLASSIFIER, work_dir / 'classifier', tmp_path_factory)
+        start = work_dir / 'classifier/epoch_10.pth'
+        arguments.append(f'model.backbone.init_cfg.checkpoint={start}')
     if config == DETECTION:
         arguments.append(f'val_evaluator.ann_file={data}/annotations/instances_val.json')
     run_tool('tools/train.py', config, '--work-dir', work_dir, '--cfg-options', *arguments)
