@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def check_input(x: Tensor, dim: int) -> None:
-    """Refuse what is not a (B, dim, H, W) map with at least one pixel.
+    """Refuse what is not a (B, dim, H, W) map of real numbers with at least one pixel.
 
     Raises:
-        ValueError: on another rank, another number of channels, or an empty map.
+        ValueError: on another rank, type or number of channels, or an empty map.
     """
     if torch.jit.is_tracing():  # the sizes are recorded tensors here: a branch would be frozen
         return
@@ -30,6 +30,8 @@ def check_input(x: Tensor, dim: int) -> None:
             f'SCSA was built for dim={dim} channels, got a map of {x.size(1)} channels; '
             'pass the channels of the map as dim'
         )
+    if not x.is_floating_point():
+        raise ValueError(f'SCSA takes a map of floating-point numbers, got {x.dtype}')
     if x.size(2) == 0 or x.size(3) == 0:
         raise ValueError(f'SCSA needs at least one pixel, got a map of {x.size(2)}x{x.size(3)}')
 
@@ -97,11 +99,21 @@ def pool_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
     """
     if window_size == -1:
         return x.mean((2, 3), keepdim=True)
-    window = [min(window_size, x.size(2)), min(window_size, x.size(3))]
+    # A side shorter than the window is reduced whole: compiled for any size, torch 2.1 pools by
+    # windows of a fixed size only.
+    rows, cols = window_size, window_size
+    if x.size(2) < rows:
+        x, rows = reduce_side(x, 2, mode), 1
+    if x.size(3) < cols:
+        x, cols = reduce_side(x, 3, mode), 1
     if mode == 'max_pool':
-        return F.max_pool2d(x, window, window)
+        return F.max_pool2d(x, [rows, cols], [rows, cols])
     # Rows, then columns: torch.compile fuses windows of up to 25 pixels.
-    return F.avg_pool2d(F.avg_pool2d(x, [window[0], 1]), [1, window[1]])
+    return F.avg_pool2d(F.avg_pool2d(x, [rows, 1]), [1, cols])
+
+
+def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
+    return x.max(dim, keepdim=True)[0] if mode == 'max_pool' else x.mean(dim, keepdim=True)
 
 
 @torch.jit.script_if_tracing
