@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ('auto', 'eager', 'triton', 'reference')
+LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in 32 bits
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 
 # Before torch 2.3 the question had no public name.
@@ -91,7 +92,18 @@ def triton_obstacle(x: Tensor, averages: bool) -> str:
         return 'has never been run on AMD GPUs'
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f'computes in float32 and takes maps of up to 32 bits, got {x.dtype}'
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (7, 0):
+        return 'needs a GPU of compute capability 7.0 or newer'
+    if span_of_image(x) > LARGEST_IMAGE:
+        return f'takes images of up to {LARGEST_IMAGE} values, got one over {span_of_image(x)}'
     return '' if averages else "has no kernels for 'max_pool' and 'recombination'"
+
+
+def span_of_image(x: Tensor) -> int:
+    """Over how many places of memory one image spreads, there or once it lies without gaps."""
+    sizes, strides = x.shape[1:], x.stride()[1:]
+    span = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides))
+    return max(span, sizes.numel())
 
 
 @lru_cache(None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from . import LARGEST_IMAGE, span_of_image
 from . import triton_kernels as kernels
 from .eager import Options, window_of
 
@@ -27,27 +28,33 @@ class TritonSCSA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
         ctx.options = options
-        ctx.seed = int(torch.randint(2**31, (), device='cpu')) if options.dropout else 0
+        # On the device: a CUDA graph then draws anew at each replay.
+        seed = torch.randint(2**62, (1,), device=x.device) if options.dropout else None
+        params = [p if p is None else p.contiguous() for p in params]
         with torch.cuda.device_of(x):
-            out, kept = forward(options, x, params, ctx.seed)
-        ctx.save_for_backward(x, *kept, *params)
+            out, kept = forward(options, x, params, seed)
+        ctx.save_for_backward(x, *kept, seed, *params)
         return out
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> Tuple[Optional[Tensor], ...]:
-        x, strips, y, y_stats, a, lse, gate, *params = ctx.saved_tensors
+        x, strips, y, y_stats, a, lse, gate, seed, *params = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
             raise NotImplementedError(
                 'the Triton kernels of SCSA have no second derivative; '
                 "compute under scsa.backend('eager') what is to be differentiated twice"
             )
+        if span_of_image(d_out) > LARGEST_IMAGE:
+            d_out = d_out.contiguous()
         with torch.cuda.device_of(x):
             kept = strips, y, y_stats, a, lse, gate
-            d_x, d_params = backward(ctx.options, d_out, x, kept, params, ctx.seed)
+            d_x, d_params = backward(ctx.options, d_out, x, kept, params, seed)
         return (None, d_x, *d_params)
 
 
-def forward(options: Options, x: Tensor, params, seed: int) -> Tuple[Tensor, Tuple[Tensor, ...]]:
+def forward(
+    options: Options, x: Tensor, params, seed: Optional[Tensor]
+) -> Tuple[Tensor, Tuple[Tensor, ...]]:
     """The output, and what the backward pass needs beside X."""
     batch, channels, height, width = x.shape
     window = window_of(x, options.window_size)
@@ -83,7 +90,7 @@ def forward(options: Options, x: Tensor, params, seed: int) -> Tuple[Tensor, Tup
     return out, (strips, y, y_stats, a, lse, gate)
 
 
-def backward(options: Options, d_out: Tensor, x: Tensor, kept, params, seed: int):
+def backward(options: Options, d_out: Tensor, x: Tensor, kept, params, seed: Optional[Tensor]):
     """The gradient of X and those of the parameters."""
     strips, y, y_stats, a, lse, gate = kept
     batch, channels = x.shape[:2]

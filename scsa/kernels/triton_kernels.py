@@ -10,6 +10,7 @@ stats       (B, 2, 4, 2)  mean and 1/std of the norms of the two strips, by kern
 y           (B, C, N)     tokens: N = rows * cols windows of height x width pixels
 y_stats     (B, 2)        mean and 1/std of the norm of the tokens
 a, lse, c   (B, C)        attention, logarithm of the sum of its softmax, channel gate
+seed        (1)           int64, of the dropout
 partial     (B, P)        gradients of all parameters, image by image, in the order of `fused.py`
 ==========  ============  ========================================================================
 
@@ -229,6 +230,7 @@ def project(tile, c, n, last, N, weight, bias, BIAS: tl.constexpr):
 @triton.jit
 def keep(seed, b, i, j, C, d, dropout):
     """(BI, BJ): what dropout multiplies the attention with, the same for the same places."""
+    seed = tl.load(seed)
     place = (b.to(tl.int32) * C + i[:, None]) * d + j[None, :] % d
     return tl.where(tl.rand(seed, place) >= dropout, 1.0 / (1.0 - dropout), 0.0)
 

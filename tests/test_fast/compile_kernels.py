@@ -14,7 +14,12 @@ from scsa import SCSA
 from scsa.kernels import fused, triton_kernels
 from scsa.kernels.eager import Options
 
-TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'}
+TYPES = {
+    torch.float32: '*fp32',
+    torch.float16: '*fp16',
+    torch.bfloat16: '*bf16',
+    torch.int64: '*i64',
+}
 
 
 class Recorder:
@@ -52,8 +57,9 @@ def main(kernels, capability, dtype, layout, options):
     settings = Options(
         64 // module.head_num, 7, 'avg_pool', module.attn_drop.p, module.gate_layer == 'softmax'
     )
-    out, kept = fused.forward(settings, x, module.raw_parameters(), 0)
-    fused.backward(settings, out, x, kept, module.raw_parameters(), 0)
+    seed = torch.ones(1, dtype=torch.int64) if settings.dropout else None
+    out, kept = fused.forward(settings, x, module.raw_parameters(), seed)
+    fused.backward(settings, out, x, kept, module.raw_parameters(), seed)
     for launch in launches:
         compiled = compile_launch(*launch, capability)
         assert compiled.metadata.shared <= 64 * 1024, launch[0]  # what every such GPU has
@@ -68,4 +74,5 @@ if __name__ == '__main__':
     else:
         everything = dict(head_num=2, qkv_bias=True, attn_drop_ratio=0.1, gate_layer='softmax')
         main(kernels, 75, torch.float16, torch.channels_last, everything)
+        main(kernels, 75, torch.bfloat16, torch.channels_last, everything)
         main(kernels, 90, torch.bfloat16, torch.contiguous_format, everything)

@@ -87,3 +87,45 @@ def test_old_triton_is_refused(monkeypatch, version):
     monkeypatch.setattr(kernels, 'triton_version', lambda: version)
     with pytest.raises(RuntimeError, match='needs Triton 3 or newer'), scsa.backend('triton'):
         SCSA(8)(torch.ones(1, 8, 7, 7))
+
+
+class OnGPU:
+    """As much of a map on a GPU as the choice of a path looks at."""
+
+    is_cuda, device, dtype = True, 'cuda:0', torch.float32
+
+    def __init__(self, *shape, dtype=torch.float32):
+        self.like, self.dtype = torch.empty(shape, device='meta'), dtype
+
+    def __getattr__(self, name):
+        return getattr(self.like, name)
+
+
+@pytest.mark.parametrize(
+    ('x', 'version', 'capability', 'averages', 'expected'),
+    [
+        (OnGPU(2, 8, 7, 7), 3, (8, 0), True, True),
+        (OnGPU(2, 8, 7, 7), 0, (8, 0), True, False),  # no Triton
+        (OnGPU(2, 8, 7, 7), 2, (8, 0), True, False),  # that of torch 2.1
+        (OnGPU(2, 8, 7, 7), 3, (6, 1), True, False),
+        (OnGPU(2, 8, 7, 7), 3, (8, 0), False, False),
+        (OnGPU(2, 8, 7, 7, dtype=torch.float64), 3, (8, 0), True, False),
+        (OnGPU(0, 8, 7, 7), 3, (8, 0), True, False),
+        (OnGPU(1, 64, 2**13, 2**12), 3, (8, 0), True, False),  # 2**31 values
+        (OnGPU(9, 32, 2**13, 2**12), 3, (8, 0), True, True),  # many images of half as many
+    ],
+)
+def test_auto_takes_the_kernels_where_they_can_run(
+    monkeypatch, x, version, capability, averages, expected
+):
+    monkeypatch.setattr(kernels, 'triton_version', lambda: version)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    monkeypatch.setattr(torch.version, 'hip', None)
+    assert kernels.use_triton(x, averages, 'auto') is expected
+    assert not kernels.use_triton(x, averages, 'eager')
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.complex64])
+def test_numbers_that_are_not_real_are_refused(dtype):
+    with pytest.raises(ValueError, match=f'floating-point numbers, got {dtype}'):
+        SCSA(8)(torch.ones(1, 8, 7, 7, dtype=dtype))

@@ -6,11 +6,13 @@ import random
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from fast_cases import STAGES, distance, output_and_gradients, random_map, random_module, reference
 from torch.utils.checkpoint import checkpoint
 
 import scsa
-from scsa import SCSA
+from scsa import SCSA, kernels
 from scsa.kernels.eager import Options
 
 pytest.importorskip('triton', minversion='3')
@@ -112,7 +114,8 @@ def test_dropout_has_the_right_mean_and_gradient():
 
     def attention(x, dropout):
         options = Options(4, -1, 'avg_pool', dropout, False)
-        _, (_, _, _, a, _, _) = fused.forward(options, x, module.raw_parameters(), seed=1)
+        seed = torch.ones(1, dtype=torch.int64, device=DEVICE)
+        _, (_, _, _, a, _, _) = fused.forward(options, x, module.raw_parameters(), seed)
         return a
 
     drawn, exact = attention(x.expand(20, 8, 3, 3), 0.3), attention(x, 0.0)  # 20 draws
@@ -162,6 +165,62 @@ def test_autocast_no_images_and_a_half_module():
     x = torch.randn(1, 8, 7, 7, device=DEVICE).bfloat16()
     found = output_and_gradients(by_triton(module), module, x)
     assert all(t.dtype == torch.bfloat16 for t in found)
+
+
+@pytest.mark.parametrize(('dim', 'heads'), [(4, 4), (4, 1), (28, 7)])
+def test_one_channel_a_group_or_a_head_and_odd_numbers(dim, heads):
+    torch.manual_seed(0)
+    check(SCSA(dim, head_num=heads, window_size=2), torch.randn(2, dim, 5, 9))
+
+
+def test_used_twice_in_one_graph():
+    torch.manual_seed(0)
+    module, x = SCSA(8, window_size=3).to(DEVICE), torch.randn(2, 8, 7, 6, device=DEVICE)
+    found = output_and_gradients(lambda x: by_triton(module)(by_triton(module)(x)), module, x)
+    exact = copy.deepcopy(module).double()
+    twice = output_and_gradients(lambda x: reference(exact)(reference(exact)(x)), exact, x.double())
+    scale = max(e.abs().max() for e in twice[1:])
+    for a, b in zip(found, twice):
+        assert (a.double() - b).abs().max() / scale < 1e-5
+
+
+def test_gradients_and_parameters_of_any_strides():
+    """An expanded gradient, as `sum()` gives it; parameters that are views, as functions take."""
+    torch.manual_seed(0)
+    module, x = SCSA(8).to(DEVICE), torch.randn(2, 8, 7, 7, device=DEVICE)
+    strided = {
+        name: torch.stack([p.detach(), torch.full_like(p, 9.0)], -1)[..., 0].requires_grad_()
+        for name, p in module.named_parameters()
+    }
+    assert not strided['norm_h.weight'].is_contiguous()
+    with scsa.backend('triton'):
+        out = torch.func.functional_call(module, strided, (x,))
+    found = torch.autograd.grad(out.sum(), list(strided.values()))
+    expected = torch.autograd.grad(reference(module)(x).sum(), list(module.parameters()))
+    scale = max(e.abs().max() for e in expected)
+    assert distance(out, reference(module)(x)) < 1e-5
+    for a, b in zip(found, expected):
+        assert (a - b).abs().max() / scale < 1e-5
+
+
+def test_gradients_that_spread_too_far_are_laid_together(monkeypatch):
+    monkeypatch.setattr(fused, 'LARGEST_IMAGE', 8 * 7 * 7)
+    torch.manual_seed(0)
+    module, x = SCSA(8).to(DEVICE), torch.randn(1, 8, 7, 7, device=DEVICE, requires_grad=True)
+    d_out = torch.randn(1, 8, 14, 14, device=DEVICE)[..., ::2, ::2]
+    with scsa.backend('triton'):
+        (found,) = torch.autograd.grad(module(x), x, d_out)
+    (expected,) = torch.autograd.grad(reference(module)(x), x, d_out)
+    assert distance(found, expected) < 1e-5
+
+
+def test_a_frozen_module_and_a_map_without_gradient():
+    module, x = SCSA(8).to(DEVICE), torch.randn(1, 8, 7, 7, device=DEVICE)
+    by_triton(module)(x).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+    module.requires_grad_(False).zero_grad()
+    found = output_and_gradients(by_triton(module), module, x)
+    assert found[1] is not None and all(gradient is None for gradient in found[2:])
 
 
 # What follows runs on a GPU only: the real sizes, and that the kernels are what `auto` takes.
@@ -216,9 +275,72 @@ class TestOnGPU:
         graphed = torch.cuda.make_graphed_callables(module, (x.clone().requires_grad_(),))
         assert torch.equal(graphed(x), module(x))
 
+    def test_each_replay_of_a_graph_draws_its_own_dropout(self):
+        module, x = SCSA(64, attn_drop_ratio=0.5).cuda(), torch.randn(2, 64, 14, 14, device='cuda')
+        with torch.no_grad():
+            torch.cuda.synchronize()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                module(x)  # compiles the kernels
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                out = module(x)
+            graph.replay()
+            first = out.clone()
+            graph.replay()
+        assert not torch.equal(out, first)
+
+    def test_a_training_step_in_a_cuda_graph(self):
+        module, x = SCSA(64).cuda(), torch.randn(4, 64, 28, 28, device='cuda')
+        expected = output_and_gradients(module, module, x)
+        graphed = torch.cuda.make_graphed_callables(
+            copy.deepcopy(module), (x.clone().requires_grad_(),)
+        )
+        for a, b in zip(output_and_gradients(graphed, graphed, x), expected):
+            assert distance(a, b) < 1e-6
+
+    def test_without_triton_the_eager_path_is_taken(self, monkeypatch):
+        monkeypatch.setattr(kernels, 'triton_version', lambda: 0)
+        monkeypatch.setattr(fused.TritonSCSA, 'apply', None)
+        module, x = SCSA(16).cuda(), torch.randn(2, 16, 14, 14, device='cuda')
+        expected = output_and_gradients(reference(module), module, x)
+        for a, b in zip(output_and_gradients(module, module, x)[:2], expected[:2]):
+            assert distance(a, b) < 1e-4
+
+    def test_two_processes_give_the_gradients_of_one(self, tmp_path):
+        if torch.cuda.device_count() < 2:
+            pytest.skip('needs two GPUs')
+        mp.spawn(half_a_batch, (str(tmp_path / 'store'), str(tmp_path / 'grads')), nprocs=2)
+        found = torch.load(tmp_path / 'grads')
+        expected = parameter_gradients(*a_batch('cuda'))
+        assert distance(found.cuda(), expected) < 1e-5
+
     def test_on_another_device(self):
         if torch.cuda.device_count() < 2:
             pytest.skip('needs two GPUs')
         module = SCSA(16).to('cuda:1')
         x = torch.randn(2, 16, 14, 14, device='cuda:1')
         assert distance(module(x), reference(module)(x)) < 1e-5
+
+
+def a_batch(device):
+    torch.manual_seed(0)
+    module, x = SCSA(16).to(device), torch.randn(4, 16, 28, 20)
+    return module, x.to(device)
+
+
+def parameter_gradients(module, x):
+    module(x).square().mean().backward()
+    return torch.cat([p.grad.flatten() for p in module.parameters()])
+
+
+def half_a_batch(rank, file, out):
+    """One of two processes, each with a GPU of its own."""
+    torch.cuda.set_device(rank)
+    dist.init_process_group('nccl', init_method=f'file://{file}', rank=rank, world_size=2)
+    module, x = a_batch(f'cuda:{rank}')
+    module = torch.nn.parallel.DistributedDataParallel(module, device_ids=[rank])
+    gradients = parameter_gradients(module, x[2 * rank :][:2])
+    if rank == 0:
+        torch.save(gradients.cpu(), out)
+    dist.destroy_process_group()
