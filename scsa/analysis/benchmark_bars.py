@@ -16,6 +16,8 @@ import torch
 from ..attention import SCSA, scsa_reference
 from ..kernels import backend
 from . import benchmark
+from . import benchmark_models as models
+from . import benchmark_modules as modules
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 KEPT = (1.2, 1.2, 1.4, 2.0)  # at the four stages, in bytes of the input
@@ -69,11 +71,11 @@ def table(bars: list[Bar]) -> str:
 
 
 def _stage_rows(batch, dtype, device, paths, repeats, show: Show) -> list[dict]:
-    shapes = [(batch, *stage) for stage in benchmark.STAGES]
-    show(benchmark.HEADER)
+    shapes = [(batch, *stage) for stage in modules.STAGES]
+    show(modules.HEADER)
     rows = []
-    for row in benchmark.measure_modules(shapes, [dtype], ['contiguous'], device, paths, repeats):
-        show(benchmark.line(row))
+    for row in modules.measure_modules(shapes, [dtype], ['contiguous'], device, paths, repeats):
+        show(modules.line(row))
         rows.append(row)
     return rows
 
@@ -94,7 +96,7 @@ def cpu_stages(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
         mean = benchmark.geometric_mean(_chosen(rows, path, passes, 'reference_over'))
         yield Bar(f'{path} {passes}, four stages: reference / ours', limit, mean, at_least=True)
     kept = _chosen(rows, 'eager', 'forward + backward', 'kept')
-    for stage, limit, figure in zip(benchmark.STAGES, KEPT, kept):
+    for stage, limit, figure in zip(modules.STAGES, KEPT, kept):
         shape = '×'.join(map(str, stage))
         yield Bar(f'bytes kept / bytes of input at {shape}', limit, figure)
 
@@ -114,7 +116,7 @@ def cpu_networks(device: torch.device, repeats: int, show: Show) -> Iterator[Bar
 
 def _kept_per_image(config: str, device: torch.device, batch: int = 4) -> float:
     path = CONFIGS / 'classification' / f'{config}.py'
-    run = benchmark.ModelRun(str(path), device, (224, 224), training=True, backbone=True)
+    run = models.ModelRun(str(path), device, (224, 224), training=True, backbone=True)
     return benchmark.bytes_kept(run.function, run.model, run.images(batch)) / batch / 2**20
 
 
@@ -182,18 +184,18 @@ def cpu_growth(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
 
 def cpu_detection(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
     """A whole ResNet-50 at the size of detection, evaluation, over the plain one."""
-    runs = [benchmark.ModelRun(n, device, DETECTION) for n in ('resnet50', 'resnet50_scsa')]
-    rows = benchmark.measure_models(runs, 1, repeats)
-    show(benchmark.table(rows))
+    runs = [models.ModelRun(n, device, DETECTION) for n in ('resnet50', 'resnet50_scsa')]
+    rows = models.measure_models(runs, 1, repeats)
+    show(models.table(rows))
     what = f'{DETECTION[0]}×{DETECTION[1]} ResNet-50 evaluation / plain'
     yield Bar(what, 1.12, 1 / rows[1]['speed_over_first'])
 
 
 def gpu_stages(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
     """The Triton kernels under autocast over a copy, and the reference over them."""
-    missing = '' if 'triton' in benchmark.paths_of(device) else 'needs Triton 3 or newer'
+    missing = '' if 'triton' in modules.paths_of(device) else 'needs Triton 3 or newer'
     rows = [] if missing else _stage_rows(
-        GPU_BATCH, torch.float16, device, benchmark.paths_of(device), repeats, show
+        GPU_BATCH, torch.float16, device, modules.paths_of(device), repeats, show
     )  # fmt: skip
     for passes, limit in (('forward', 3.0), ('forward + backward', 8.0)):
         what = f'fp16 {passes} at stage 1, batch {GPU_BATCH}: ours / device copy'
@@ -210,20 +212,20 @@ def gpu_networks(device: torch.device, repeats: int, show: Show) -> Iterator[Bar
     """Images a second of a ResNet-50 under mixed precision over the plain one."""
     for passes, limit in GPU_SPEED.items():
         runs = [
-            benchmark.ModelRun(name, device, (224, 224), training=passes == 'train', amp=True)
+            models.ModelRun(name, device, (224, 224), training=passes == 'train', amp=True)
             for name in ('resnet50', 'resnet50_scsa')
         ]
-        rows = benchmark.measure_models(runs, GPU_BATCH, repeats, warmup=10)
-        show(benchmark.table(rows))
+        rows = models.measure_models(runs, GPU_BATCH, repeats, warmup=10)
+        show(models.table(rows))
         what = f'ResNet-50 images/s over plain, AMP, batch {GPU_BATCH}, {passes}'
         yield Bar(what, limit, rows[1]['speed_over_first'], at_least=True)
 
 
 def accuracy(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
     """Every path against the reference in float64: output and gradient of the map, four stages."""
-    for path in benchmark.paths_of(device)[1:]:  # the first is the reference
+    for path in modules.paths_of(device)[1:]:  # the first is the reference
         for dtype, limit in ACCURACY.items():
-            errors = [_error((2, *stage), dtype, device, path) for stage in benchmark.STAGES]
+            errors = [_error((2, *stage), dtype, device, path) for stage in modules.STAGES]
             show(f'{path}, {dtype}: ' + '  '.join(f'{error:.1e}' for error in errors))
             yield Bar(f'accuracy, {path}, {str(dtype)[6:]}', limit, max(errors))
 

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+from .benchmark_models import pass_name
+
 
 def draw(source: Path, out: Path) -> None:
     """Draw the rows of a JSON file: curves of a sweep, bars in multiples of a copy, or models."""
@@ -19,9 +21,9 @@ def draw(source: Path, out: Path) -> None:
     if 'model' in rows[0]:
         figure, axis = plt.subplots(figsize=(8, 0.4 * len(rows) + 1.5))
         for place, row in enumerate(rows):
-            passes = 'train' if row['training'] else 'eval'
-            axis.barh(f'{Path(row["model"]).stem}, {passes}, {row["batch"]} #{place}',
-                      row['images_per_second'])  # fmt: skip
+            axis.barh(place, row['images_per_second'])
+        names = [f'{Path(r["model"]).stem}, {pass_name(r)}, batch {r["batch"]}' for r in rows]
+        axis.set_yticks(range(len(rows)), names)
         axis.set(xlabel='images a second')
         axis.invert_yaxis()
     elif 'sweep' in rows[0]:
@@ -82,6 +84,7 @@ def _draw_bars(rows: list[dict]):
             axis.bar(places, [r['over_copy'] for r in mine], 0.8 / len(paths), label=path)
         axis.set_xticks(range(len(shapes)), ['\n'.join(s) for s in shapes], fontsize=7)
         axis.set(yscale='log', ylabel='time / time of a copy', title=name)
+        axis.set_ylim(bottom=1)  # a copy itself
         axis.grid(axis='y', alpha=0.3)
     axes[0][0].legend()
     return figure

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from scsa.analysis import benchmark
+from scsa.analysis import benchmark_models as models
+from scsa.analysis import benchmark_modules as modules
 from scsa.analysis.resnet import ResNet50
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis' / 'benchmark.py'
@@ -47,9 +49,9 @@ def test_module_mode_writes_and_draws_what_it_measured(tmp_path):
 def test_sweeps_are_drawn(tmp_path, monkeypatch):
     figures = pytest.importorskip('scsa.analysis.benchmark_figures')
     monkeypatch.setattr(
-        benchmark, 'SWEEPS', dict(pixels=[(1, 8, 7, 7), (1, 8, 9, 9)], channels=[(1, 8, 7, 7)])
+        modules, 'SWEEPS', dict(pixels=[(1, 8, 7, 7), (1, 8, 9, 9)], channels=[(1, 8, 7, 7)])
     )
-    rows = [*benchmark.measure_sweeps(torch.device('cpu'), ['reference', 'eager'], 2)]
+    rows = [*modules.measure_sweeps(torch.device('cpu'), ['reference', 'eager'], 2)]
     assert {row['sweep'] for row in rows} == {'pixels', 'channels'}
     benchmark.save(tmp_path / 'sweep.json', rows)
     figures.draw(tmp_path / 'sweep.json', tmp_path / 'sweep.png')
@@ -82,13 +84,56 @@ def test_published_protocol_counts_its_images(monkeypatch):
         def images(self, batch):
             return batch
 
+        def facts(self, batch):
+            return dict(batch=batch)
+
         def step(self, images):
             steps.append(images)
 
     times = iter((10.0, 12.0))
-    monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: next(times))
-    assert benchmark.published_protocol(Run()) == 30 * 64 / 2
+    monkeypatch.setattr(models.time, 'perf_counter', lambda: next(times))
+    row = models.published_protocol(Run())
+    assert row == dict(batch=64, protocol='published', images_per_second=30 * 64 / 2)
     assert steps == [64] * 80  # fifty to warm up
+
+
+def test_batches_are_doubled_until_the_memory_is_full(monkeypatch):
+    class Run:
+        def __init__(self, name, room):
+            self.name, self.room = name, room
+
+        def images(self, batch):
+            return batch
+
+        def step(self, batch):
+            if batch > self.room:
+                raise torch.cuda.OutOfMemoryError
+
+    for name in ('synchronize', 'empty_cache'):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    runs = [Run('plain', 700), Run('scsa', 500), Run('none', 0)]
+    assert models.largest_batch(runs[2]) == 0
+    largest, batches = models.batches_until_full(runs[:2], 100)
+    assert batches == [100, 200, 400]
+    assert 700 * 0.9 < largest['plain'] <= 700 and 500 * 0.9 < largest['scsa'] <= 500
+
+
+def test_the_published_protocol_is_saved_and_drawn(tmp_path, monkeypatch):
+    figures = pytest.importorskip('scsa.analysis.benchmark_figures')
+    run = models.ModelRun('resnet50_scsa', torch.device('cpu'), (32, 32))
+    monkeypatch.setattr(run, 'step', lambda images: None)
+    benchmark.save(tmp_path / 'published.json', [models.published_protocol(run)])
+    figures.draw(tmp_path / 'published.json', tmp_path / 'published.png')
+    assert (tmp_path / 'published.png').stat().st_size > 5_000
+
+
+def test_detectors_are_told_the_sizes():
+    pytest.importorskip('mmdet')
+    config = TOOL.parents[2] / 'configs' / 'quickstart' / 'faster-rcnn_r18_scenes_scsa.py'
+    for training in (False, True):
+        run = models.ModelRun(str(config), torch.device('cpu'), (64, 96), training=training)
+        (row,) = models.measure_models([run], 2, 1, warmup=0)
+        assert row['images_per_second'] > 0
 
 
 @pytest.mark.parametrize(
@@ -97,6 +142,10 @@ def test_published_protocol_counts_its_images(monkeypatch):
         (['model', 'no/such.py'], 'config not found: no/such.py; or use resnet50 or'),
         (['draw', 'no/such.json'], 'results not found: no/such.json; write them with --out'),
         (['model', 'resnet50', '--device', 'cpu', '--until-full'], '--until-full'),
+        (
+            ['bars', 'speed', '--device', 'cpu'],
+            "no bars 'speed' on cpu; there are stages, networks, digits",
+        ),
         (['module', '--shapes', '3x3'], "'3x3' is not BxCxHxW, such as 16x64x56x56"),
     ],
 )

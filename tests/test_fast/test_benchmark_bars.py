@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scsa.analysis import benchmark, benchmark_bars
+from scsa.analysis import benchmark_bars, benchmark_modules
 from scsa.analysis.benchmark_bars import Bar
 
 CPU = torch.device('cpu')
@@ -13,7 +13,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(benchmark, 'STAGES', ((8, 14, 14), (16, 7, 7)))
+    monkeypatch.setattr(benchmark_modules, 'STAGES', ((8, 14, 14), (16, 7, 7)))
     monkeypatch.setattr(benchmark_bars, 'MANY_SMALL', (16, 64, 4, 4))
     monkeypatch.setattr(benchmark_bars, 'ONE_LARGE', (1, 64, 16, 16))
     monkeypatch.setattr(benchmark_bars, 'DETECTION', (64, 96))
@@ -49,7 +49,7 @@ def test_stages():
     assert [(bar.limit, bar.at_least) for bar in bars] == [
         (2.0, True), (1.6, True), (2.8, True), (1.2, False), (1.2, False),
     ]  # fmt: skip
-    assert all(bar.figure > 0 for bar in bars) and shown[0] == benchmark.HEADER
+    assert all(bar.figure > 0 for bar in bars) and shown[0] == benchmark_modules.HEADER
     assert len(shown) == 1 + 2 * 2 * 4  # stages, passes, three paths and the copy
 
 

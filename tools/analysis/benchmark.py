@@ -10,6 +10,7 @@ python tools/analysis/benchmark.py draw work_dirs/stages.json
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # the profiler that finds the peak talks a lot
@@ -35,7 +36,9 @@ def parse_args() -> argparse.Namespace:
     model = modes.add_parser('model', help='whole models, the first against each other')
     model.add_argument('models', nargs='+', help='configs, or resnet50, resnet50_scsa')
     model.add_argument('--batch', type=int, nargs='+', default=[16])
-    model.add_argument('--until-full', action='store_true', help='find the largest batch of a GPU')
+    model.add_argument(
+        '--until-full', action='store_true', help='double the last batch until the GPU is full'
+    )
     model.add_argument('--size', type=int, nargs='+', default=[224], help='height and width')
     model.add_argument('--train', action='store_true', help='a training step, else evaluation')
     model.add_argument('--amp', action='store_true')
@@ -99,45 +102,65 @@ def draw(source: Path) -> None:
 def modules(args: argparse.Namespace, device) -> list:
     import torch
 
-    from scsa.analysis import benchmark
+    from scsa.analysis import benchmark_modules as measure
 
-    paths = args.paths or benchmark.paths_of(device)
+    paths = args.paths or measure.paths_of(device)
     if args.sweep:
-        found = benchmark.measure_sweeps(device, paths, args.repeats)
+        found = measure.measure_sweeps(device, paths, args.repeats)
     else:
-        shapes = args.shapes or [(args.batch, *stage) for stage in benchmark.STAGES]
+        shapes = args.shapes or [(args.batch, *stage) for stage in measure.STAGES]
         dtypes = [getattr(torch, name) for name in args.dtypes]
-        found = benchmark.measure_modules(shapes, dtypes, args.layouts, device, paths, args.repeats)
-    print(benchmark.HEADER)
+        check_autocast(device, dtypes)
+        found = measure.measure_modules(shapes, dtypes, args.layouts, device, paths, args.repeats)
+    print(measure.HEADER)
     rows = []
     for row in found:
-        print(benchmark.line(row), flush=True)
+        print(measure.line(row), flush=True)
         rows.append(row)
-    print('\n'.join(benchmark.geometric_means(rows)))
+    print('\n'.join(measure.geometric_means(rows)))
     return rows
 
 
-def models(args: argparse.Namespace, device) -> list:
-    from scsa.analysis import benchmark
+def check_autocast(device, dtypes: list) -> None:
+    """Refuse a type under which the reference cannot run: older PyTorch has no float16 on CPUs."""
+    import torch
 
+    for dtype in set(dtypes) - {torch.float32}:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            try:
+                torch.autocast(device.type, dtype)
+            except (UserWarning, RuntimeError) as error:
+                raise UserError(f'no autocast to {dtype} on {device.type} here') from error
+
+
+def models(args: argparse.Namespace, device) -> list:
+    from scsa.analysis import benchmark_models as measure
+
+    if args.until_full and device.type != 'cuda':
+        raise UserError('--until-full: the memory of a CPU does not end; give --batch')
     size = (args.size * 2)[:2]
     runs = [
-        benchmark.ModelRun(name, device, size, args.train, args.amp, args.compile, args.backbone)
+        measure.ModelRun(name, device, size, args.train, args.amp, args.compile, args.backbone)
         for name in args.models
     ]
-    rows = []
     if args.protocol == 'published':
-        for run_ in runs:
-            print(f'{run_.name}: {benchmark.published_protocol(run_):.1f} images a second')
+        rows = [measure.published_protocol(one) for one in runs]
+        for row in rows:
+            print(f'{row["model"]}: {row["images_per_second"]:.1f} images a second')
+        return rows
+    batches = args.batch
     if args.until_full:
-        if device.type != 'cuda':
-            raise UserError('--until-full: the memory of a CPU does not end; give --batch')
-        for run_ in runs:
-            print(f'{run_.name}: batches of up to {benchmark.largest_batch(run_)} fit')
-    if args.protocol != 'published':
-        for batch in args.batch:
-            rows += benchmark.measure_models(runs, batch, args.repeats)
-        print(benchmark.table(rows))
+        largest, doublings = measure.batches_until_full(runs, batches[-1])
+        for name, batch in largest.items():
+            print(f'{name}: batches of up to {batch} fit')
+        if not doublings:
+            raise UserError(f'--batch {batches[-1]} does not fit; start with a smaller one')
+        batches = batches[:-1] + doublings
+    rows = []
+    for batch in batches:
+        rows += measure.measure_models(runs, batch, args.repeats)
+    print(measure.table(rows))
     return rows
 
 
