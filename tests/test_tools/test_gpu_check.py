@@ -102,8 +102,10 @@ def test_rows_of_another_machine_are_not_kept(tool, tmp_path):
     assert tool['earlier'](path, dict(torch='2.12', date='now')) == []
 
 
-def test_every_imagenet_config_and_benchmark_is_a_step():
-    names = run_tool(CHECK, '--list').split()
+def test_every_imagenet_config_and_benchmark_is_a_step(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [CHECK, '--list'])
+    runpy.run_path(str(ROOT / CHECK), run_name='__main__')
+    names = capsys.readouterr().out.split()
     for config in (ROOT / 'configs/classification').glob('*_in1k*.py'):
         assert f'imagenet-{config.stem}' in names
     assert {'tests', 'digits-fp16', 'digits-bf16', 'bench-1', 'bench-4'} <= set(names)
