@@ -45,6 +45,8 @@ def test_trains_one_step(backbone, data_root, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    saved = torch.load(tmp_path / 'work_dirs/config/iter_1.pth', map_location='cpu')
+    saved = torch.load(
+        tmp_path / 'work_dirs/config/iter_1.pth', map_location='cpu', weights_only=False
+    )
     attention = [key for key in saved['state_dict'] if '.attn.local_dwc.weight' in key]
     assert len(attention) == 3 + 4 + 6 + 3

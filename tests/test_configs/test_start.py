@@ -40,7 +40,7 @@ def test_stored_statistics_of_a_plain_network_do_not_fit(tmp_path):
     plain = 'configs/quickstart/resnet18_digits.py'
     run_tool('tools/train.py', plain, '--work-dir', tmp_path, '--cfg-options', *options)
     (last,) = tmp_path.glob('last_checkpoint')
-    weights = torch.load(last.read_text(), map_location='cpu')['state_dict']
+    weights = torch.load(last.read_text(), map_location='cpu', weights_only=False)['state_dict']
 
     cfg = Config.fromfile(CONFIGS / 'quickstart/resnet18_digits_scsa.py')
     cfg.merge_from_dict(dict(option.split('=', 1) for option in options))

@@ -51,7 +51,9 @@ def predicted(config, checkpoint, work_dir):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).eval()
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    model.load_state_dict(torch.load(checkpoint, map_location='cpu')['state_dict'])
+    model.load_state_dict(
+        torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    )
     item = dataset[0]
     with torch.no_grad():
         batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])

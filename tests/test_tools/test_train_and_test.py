@@ -16,7 +16,7 @@ from tools_helpers import CONFIG, ROOT, environment, run_tool, tiny
 
 
 def weights(path):
-    return torch.load(path, map_location='cpu')['state_dict']
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
 
 
 def train_on_a_terminal(*arguments):
