@@ -9,12 +9,17 @@ from torch import Tensor
 from .functional import (
     channel_gate,
     convolve_strips,
+    gate_of,
     join_strips,
     pool_windows,
+    queries_keys_values,
     recombine_windows,
     strip_gate,
     widen,
 )
+from .mean_attention import mean_attention, mean_attention_gradients
+
+SHORT = 32  # pixels of a row
 
 
 class Options(NamedTuple):
@@ -32,7 +37,7 @@ class Options(NamedTuple):
 
 
 class EagerSCSA(torch.autograd.Function):
-    """Keeps X, its strips of means and its tokens; the backward pass computes the rest again.
+    """Keeps X, its strips of means, its tokens and what they attend to; the rest is made again.
 
     Takes :class:`Options`, X, the shared kernel and bias, weight and bias of ``norm_h``, of
     ``norm_w`` and of ``norm``, scale and shift of q, k and v, and the weight of ``conv_d``; the
@@ -47,21 +52,22 @@ class EagerSCSA(torch.autograd.Function):
         ctx.random_state = random_state(x.device) if options.dropout else None
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
-            x_h, x_w = x.mean(3, dtype=wide), x.mean(2, dtype=wide)  # (B, C, H), (B, C, W)
+            x_h, x_w = row_means(x, wide), x.mean(2, dtype=wide)  # (B, C, H), (B, C, W)
             u_h, u_w = convolve_strips(x_h, x_w, kernel, bias)
             a_h = strip_gate(u_h, weight_h, bias_h, softmax)
             a_w = strip_gate(u_w, weight_w, bias_w, softmax)
             out = x * beside(a_h.unsqueeze(3), x)
             out *= beside(a_w.unsqueeze(2), x)  # X_s
             y = tokens(out, options, conv_d)  # (B, C, H', W')
-            c = channel_gate(y, *channel, options.d, options.dropout, softmax)  # (B, C)
-            out *= c.to(x.dtype)[:, :, None, None]
-        ctx.save_for_backward(x, x_h, x_w, y if options.averages else None, *params)
+            q, k, v = attention_inputs(y, *channel, options.d)
+            a = attend(q, k, v, options.dropout)  # (B, heads, d)
+            out *= gate_of(a, softmax).to(x.dtype)[:, :, None, None]
+        ctx.save_for_backward(x, x_h, x_w, y if options.averages else None, a, *params)
         return out
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> Tuple[Optional[Tensor], ...]:
-        x, x_h, x_w, y, *params = ctx.saved_tensors
+        x, x_h, x_w, y, a, *params = ctx.saved_tensors
         options = ctx.options
         with torch.autocast(x.device.type, enabled=False), replay(ctx.random_state, x.device):
             if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
@@ -70,10 +76,10 @@ class EagerSCSA(torch.autograd.Function):
             params = [
                 p if p is None else p.detach().requires_grad_(p.requires_grad) for p in params
             ]
-            return (None, *first_gradients(options, d_out, x, x_h, x_w, y, *params))
+            return (None, *first_gradients(options, d_out, x, x_h, x_w, y, a, *params))
 
 
-def first_gradients(options, d_out, x, x_h, x_w, y, *params) -> Tuple[Optional[Tensor], ...]:
+def first_gradients(options, d_out, x, x_h, x_w, y, a, *params) -> Tuple[Optional[Tensor], ...]:
     """The gradients of X and the parameters, as plain tensors."""
     kernel, bias, weight_h, bias_h, weight_w, bias_w, *channel, conv_d = params
     softmax, wide = options.softmax, x_h.dtype
@@ -86,15 +92,22 @@ def first_gradients(options, d_out, x, x_h, x_w, y, *params) -> Tuple[Optional[T
     x_s = (x * rows).mul_(cols)
 
     # Out = X_s c, where c is a function of X_s
-    d_c = (d_out * x_s).sum((2, 3), dtype=wide)
+    d_xs = torch.mul(x_s, d_out)
+    d_c = d_xs.sum((2, 3), dtype=wide)
     with torch.enable_grad():
         source = y.detach().requires_grad_() if options.averages else x_s.requires_grad_()
         y = source if options.averages else tokens(x_s, options, conv_d)
-        c = channel_gate(y, *channel, options.d, options.dropout, softmax)
-    d_source, *d_channel, d_conv = gradients(c, [source, *channel, conv_d], d_c)
+        q, k, v = attention_inputs(y, *channel, options.d)
+        a = attend(q, k, v, options.dropout) if options.dropout else a.detach().requires_grad_()
+        c = gate_of(a, softmax)
+    to, d_to = [c], [d_c]
+    if not options.dropout:
+        (d_a,) = gradients(c, [a], d_c)
+        to, d_to = [q, k, v], mean_attention_gradients(*(t.detach() for t in (q, k, v, a)), d_a)
+    d_source, *d_channel, d_conv = gradients(to, [source, *channel, conv_d], d_to)
     c = c.detach().to(x.dtype)[:, :, None, None]
     if options.averages:
-        d_xs = add_spread(d_out * c, d_source, options.window_size)
+        d_xs = add_spread(torch.mul(d_out, c, out=d_xs), d_source, options.window_size)
     else:
         d_xs = d_source.addcmul_(d_out, c)
 
@@ -145,8 +158,29 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
     # Rows, then columns as plain sums: avg_pool2d takes twice the time on the CPU.
     height, width = window_of(x_s, options.window_size)
     rows, cols = x_s.size(2) // height, x_s.size(3) // width
-    y = widen(x_s.narrow(2, 0, rows * height).unflatten(2, [rows, height]).mean(3))
-    return y.narrow(3, 0, cols * width).unflatten(3, [cols, width]).mean(4)
+    y = x_s.narrow(2, 0, rows * height).unflatten(2, [rows, height]).mean(3)
+    return row_means(widen(y).narrow(3, 0, cols * width).unflatten(3, [cols, width]))
+
+
+def row_means(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
+    """The mean over the last dimension, faster than ``x.mean`` where that is short."""
+    width = x.size(-1)
+    if width > SHORT or dtype not in (None, x.dtype) or x.is_cuda or not x.is_contiguous():
+        return x.mean(-1, dtype=dtype)
+    return (x.view(-1, width) @ x.new_full((width,), 1 / width)).view(x.shape[:-1])
+
+
+def attention_inputs(y: Tensor, *params) -> Tuple[Tensor, Tensor, Tensor]:
+    """Tokens to what :func:`mean_attention` takes, the scale and the mean included."""
+    q, k, v = queries_keys_values(y, *params)
+    return q * q.size(2) ** -0.5, k, v.mean(3)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    if not dropout:
+        return mean_attention(q, k, v)
+    attn = torch.nn.functional.dropout((q @ k.transpose(2, 3)).softmax(3), dropout)
+    return (attn @ v.unsqueeze(3)).squeeze(3)
 
 
 def add_spread(d_xs: Tensor, d_y: Tensor, window_size: int) -> Tensor:

@@ -121,8 +121,7 @@ def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
     """Take all pixels of a window to the channels and mix them by a 1x1 convolution.
 
     That is a convolution with the window as its kernel and stride, so it is computed as one.
-    A map smaller than the window is filled up with zeros, that is, it meets the part of the kernel
-    that it covers.
+    A map smaller than the window is filled up with zeros.
 
     Args:
         x: (B, C, H, W).
@@ -133,8 +132,31 @@ def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
         (B, C', H // window_size, W // window_size).
     """
     kernel = weight.view(weight.size(0), x.size(1), window_size, window_size)
-    kernel = kernel[:, :, : x.size(2), : x.size(3)]
+    if x.size(2) < window_size:
+        x = F.pad(x, [0, 0, 0, window_size - x.size(2)])
+    if x.size(3) < window_size:
+        x = F.pad(x, [0, window_size - x.size(3)])
     return F.conv2d(x, kernel, stride=window_size)
+
+
+def queries_keys_values(
+    y: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    scale: Tensor,
+    shift: Optional[Tensor],
+    d: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The tokens of a map to what its channel attention takes; see :func:`channel_gate`.
+
+    The attention runs over the channels; the N tokens are its features: (B, C / d, d, N) each.
+    """
+    y = F.group_norm(y, 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype)).flatten(2)  # (B, C, N)
+    qkv = y * scale.unsqueeze(1)
+    if shift is not None:
+        qkv = qkv + shift.unsqueeze(1)
+    q, k, v = qkv.unflatten(2, [-1, d]).unbind(0)
+    return q, k, v
 
 
 def channel_gate(
@@ -165,16 +187,16 @@ def channel_gate(
     Returns:
         (B, C).
     """
-    y = F.group_norm(y, 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype)).flatten(2)  # (B, C, N)
-    qkv = y * scale.unsqueeze(1)
-    if shift is not None:
-        qkv = qkv + shift.unsqueeze(1)
-    # The attention runs over the channels; the N tokens are its features: (B, heads, d, N).
-    q, k, v = qkv.unflatten(2, [-1, d]).unbind(0)
+    q, k, v = queries_keys_values(y, norm_weight, norm_bias, scale, shift, d)
     if fused:
         a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
     else:  # the mean over the tokens commutes with the attention
         attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
         a = (attn @ v.mean(3, keepdim=True)).squeeze(3)
+    return gate_of(a, softmax)
+
+
+def gate_of(a: Tensor, softmax: bool) -> Tensor:
+    """(B, heads, d) to the gates (B, C)."""
     a = a.flatten(1)
     return a.softmax(1) if softmax else a.sigmoid()
