@@ -35,14 +35,14 @@ def wheels(tmp_path):
     return folder
 
 
-def test_steps_become_rows_and_a_later_run_adds_to_them(tmp_path):
-    seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE)
+def test_steps_become_rows(digits, tmp_path):
+    (tmp_path / 'digits').symlink_to(digits)
+    seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE, 'bench-1')
     assert f'{MOBILE} ... ' in seen
-    run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'bench-1')
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['machine']['torch'] == torch.__version__
-    digits, step, bench = results['rows']
-    assert digits['step'] == 'digits-fp32' and 0 <= digits['top1'] <= 100 and digits['ms'] > 0
+    training, step, bench = results['rows']
+    assert training['step'] == 'digits-fp32' and 0 <= training['top1'] <= 100
     assert step['batch'] == 2 and step['size'] == 224 and step['images_per_second'] > 0
     assert len(bench['rows']) == 6
     table = (tmp_path / 'table.md').read_text()
@@ -94,7 +94,7 @@ def test_training_that_does_not_learn_is_no_success(tool, tmp_path):
         tool['last_scalars'](tmp_path, 90)
 
 
-def test_rows_of_another_machine_are_not_kept(tool, tmp_path):
+def test_rows_are_kept_of_the_same_machine_only(tool, tmp_path):
     path = tmp_path / 'results.json'
     assert tool['earlier'](path, {}) == []
     path.write_text(json.dumps(dict(machine=dict(torch='2.11', date='then'), rows=['a row'])))
