@@ -5,6 +5,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..kernels import is_compiling
 from ..kernels.functional import (
     channel_gate,
     check_input,
@@ -134,12 +135,18 @@ class PCSA(nn.Module):
             y = self.conv_d(x)
         else:
             y = pool_windows(x, self.down_sample_mode, self.window_size)
+        d = self.dim // self.head_num
+        fused = True
+        if not torch.jit.is_scripting():
+            # Compiled for inference, few channels are faster attended to by generated code.
+            fused = d >= 512 or torch.is_grad_enabled() or not is_compiling()
         gate = channel_gate(
             widen(y),
             *self.channel_parameters(),
-            d=self.dim // self.head_num,
+            d=d,
             dropout=self.attn_drop.p if self.training else 0.0,
             softmax=self.gate_layer == 'softmax',
+            fused=fused,
         )
         return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
 

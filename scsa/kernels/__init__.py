@@ -26,7 +26,7 @@ LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 
 # Before torch 2.3 the question had no public name.
-_is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _known(name: str) -> str:
 
 def path_for(x: Tensor) -> str:
     """The path that was asked for, as far as a map allows one; else ``'plain'``."""
-    if _is_compiling() or torch.jit.is_tracing() or not isinstance(x, Tensor):  # fx passes proxies
+    if is_compiling() or torch.jit.is_tracing() or not isinstance(x, Tensor):  # fx passes proxies
         return 'plain'
     name = _known(_backend)
     # Elsewhere neither autocast nor the random state can be held fixed in one way for all.

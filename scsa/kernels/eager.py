@@ -57,11 +57,18 @@ class EagerSCSA(torch.autograd.Function):
             a_h = strip_gate(u_h, weight_h, bias_h, softmax)
             a_w = strip_gate(u_w, weight_w, bias_w, softmax)
             out = x * beside(a_h.unsqueeze(3), x)
-            out *= beside(a_w.unsqueeze(2), x)  # X_s
-            y = tokens(out, options, conv_d)  # (B, C, H', W')
+            if options.averages:
+                # A sum of rows takes no notice of the gates of the columns, so that these can wait
+                # for the gates of the channels: a pass less over the map.
+                y = tokens_of_rows(out, options.window_size, a_w)  # (B, C, H', W')
+            else:
+                out *= beside(a_w.unsqueeze(2), x)  # X_s
+                y = tokens(out, options, conv_d)
             q, k, v = attention_inputs(y, *channel, options.d)
             a = attend(q, k, v, options.dropout)  # (B, heads, d)
-            out *= gate_of(a, softmax).to(x.dtype)[:, :, None, None]
+            c = gate_of(a, softmax)  # (B, C)
+            last = (a_w * c.unsqueeze(2)).unsqueeze(2) if options.averages else c[:, :, None, None]
+            out *= beside(last, x)
         ctx.save_for_backward(x, x_h, x_w, y if options.averages else None, a, *params)
         return out
 
@@ -89,11 +96,14 @@ def first_gradients(options, d_out, x, x_h, x_w, y, a, *params) -> Tuple[Optiona
         a_h = strip_gate(u_h, weight_h, bias_h, softmax)
         a_w = strip_gate(u_w, weight_w, bias_w, softmax)
     rows, cols = beside(a_h.detach().unsqueeze(3), x), beside(a_w.detach().unsqueeze(2), x)
-    x_s = (x * rows).mul_(cols)
+    x_s = x * rows if options.averages else (x * rows).mul_(cols)
 
     # Out = X_s c, where c is a function of X_s
     d_xs = torch.mul(x_s, d_out)
-    d_c = d_xs.sum((2, 3), dtype=wide)
+    if options.averages:  # x_s lacks the gates of the columns so far, and need not have them
+        d_c = (d_xs.sum(2, dtype=wide) * a_w.detach()).sum(2)
+    else:
+        d_c = d_xs.sum((2, 3), dtype=wide)
     with torch.enable_grad():
         source = y.detach().requires_grad_() if options.averages else x_s.requires_grad_()
         y = source if options.averages else tokens(x_s, options, conv_d)
@@ -155,11 +165,17 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
         return widen(recombine_windows(x_s, conv_d.to(x_s.dtype), options.window_size))
     if not options.averages:
         return widen(pool_windows(x_s, options.mode, options.window_size))
+    return tokens_of_rows(x_s, options.window_size)
+
+
+def tokens_of_rows(x: Tensor, window_size: int, a_w: Optional[Tensor] = None) -> Tensor:
+    """The average of each window: (B, C, H, W), columns gated by (B, C, W), to (B, C, H', W')."""
     # Rows, then columns as plain sums: avg_pool2d takes twice the time on the CPU.
-    height, width = window_of(x_s, options.window_size)
-    rows, cols = x_s.size(2) // height, x_s.size(3) // width
-    y = x_s.narrow(2, 0, rows * height).unflatten(2, [rows, height]).mean(3)
-    return row_means(widen(y).narrow(3, 0, cols * width).unflatten(3, [cols, width]))
+    height, width = window_of(x, window_size)
+    rows, cols = x.size(2) // height, x.size(3) // width
+    y = widen(x.narrow(2, 0, rows * height).unflatten(2, [rows, height]).mean(3))
+    y = y if a_w is None else y * a_w.unsqueeze(2)
+    return row_means(y.narrow(3, 0, cols * width).unflatten(3, [cols, width]))
 
 
 def row_means(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
