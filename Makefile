@@ -2,7 +2,7 @@
 # PYTHON= its interpreter.
 LANE ?= paper
 VENV ?= .venv-$(LANE)
-TASK ?= $(if $(filter torch-%,$(LANE)),attention,whole)
+TASK ?= $(if $(filter torch-%,$(LANE)),module,whole)
 PYTHON ?=
 export PYTHON
 # Threads that wait asleep: on a busy machine spinning ones made training 25 times slower.
