@@ -199,7 +199,7 @@ def benchmark(args, name: str, line: str) -> Step:
     def read() -> dict:
         output = Path(args.out, f'{name}.log').read_text().splitlines()
         return dict(
-            command='python ' + line[line.index('tools/') :],
+            command='python ' + line[line.index('tools/analysis/') :],
             rows=json.loads(figures.read_text())['rows'],
             summary=[text for text in output if '.json' not in text][-SUMMARY:],
         )
