@@ -35,7 +35,13 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from scsa.engine.config import check_amp, check_files, explained, load_config
+    from scsa.engine.config import (
+        check_amp,
+        check_files,
+        explained,
+        leave_optimizer_out,
+        load_config,
+    )
     from scsa.engine.hooks import ClassNamesHook, ProgressLineHook, ResumableSeedHook
 
     cfg = load_config(args)
@@ -56,6 +62,7 @@ def main() -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         loaders.remove('val_dataloader')
     check_files(cfg, loaders)
+    leave_optimizer_out(cfg)
     cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
 
     with explained(TypeError, ValueError):

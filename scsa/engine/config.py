@@ -12,6 +12,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.device import is_cuda_available, is_mlu_available, is_npu_available
+from mmengine.optim import OptimWrapper
 
 from ..backbones.checkpoint import CheckpointMismatch
 from ..cli import UserError, existing
@@ -86,6 +87,17 @@ def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
         device_ids=None,  # mmengine's default is a GPU
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+
+
+def leave_optimizer_out(cfg: Config) -> None:
+    """Let ``compile=True`` compile forward and backward pass, not the optimizer's step.
+
+    mmengine compiles a training step as a whole, and torch 2.1 cannot trace its own SGD.
+    """
+    if cfg.get('compile'):
+        import torch._dynamo  # takes seconds
+
+        OptimWrapper.update_params = torch._dynamo.disable(OptimWrapper.update_params)
 
 
 def check_amp(cfg: Config, flag: bool) -> None:

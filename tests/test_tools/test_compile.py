@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from tools_helpers import CONFIG, run_tool, tiny
 
 
@@ -17,11 +16,6 @@ def train(digits, work_dir, *options):
     return seen, [row['loss'] for row in rows if 'loss' in row]
 
 
-@pytest.mark.skipif(
-    torch.__version__ < '2.2',
-    reason='torch 2.1 fails to trace its own SGD with momentum (torch/optim/sgd.py), which mmengine'
-    ' compiles with the rest of the training step',
-)
 @pytest.mark.parametrize(
     'switch',
     [
