@@ -13,7 +13,7 @@ DEV = Path(__file__).parents[1] / 'tools' / 'dev'
 sys.path.insert(0, str(DEV))
 import env  # noqa: E402
 
-REAL = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
+FITS = '#!/bin/sh\necho 3.10\n'
 SHIM = '#!/bin/sh\necho "python3.10: command not found, it exists in 3.10.13"\nexit 127\n'
 TOO_NEW = '#!/bin/sh\necho 3.12\n'
 NO_VENV = '#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) echo 3.10;; esac\n'
@@ -41,23 +41,23 @@ def find_python(tmp_path):
 
 
 def test_a_shim_that_only_prints_an_error_is_passed_over(find_python, tmp_path):
-    code, found, _ = find_python(python3_10=SHIM, python3_11=TOO_NEW, python3_9=REAL)
+    code, found, _ = find_python(python3_10=SHIM, python3_11=TOO_NEW, python3_9=FITS)
     assert (code, found) == (0, str(tmp_path / 'bin' / 'python3.9'))
 
 
 def test_pyenv_versions_are_found(find_python, tmp_path):
     python = tmp_path / '.pyenv' / 'versions' / '3.10.99' / 'bin' / 'python'
     python.parent.mkdir(parents=True)
-    python.write_text(REAL)
+    python.write_text(FITS)
     python.chmod(0o755)
     assert find_python(python3_10=SHIM)[:2] == (0, str(python))
 
 
 def test_python_variable_wins(find_python, tmp_path):
     mine = tmp_path / 'mine'
-    mine.write_text(REAL)
+    mine.write_text(FITS)
     mine.chmod(0o755)
-    assert find_python(str(mine), python3_10=REAL)[:2] == (0, str(mine))
+    assert find_python(str(mine), python3_10=FITS)[:2] == (0, str(mine))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ version() { # of the interpreter $1; nothing if it does not run
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null
 }
 supported() { [[ " ${versions[*]} " == *" $(version "$1") "* ]]; }
-makes_venvs() { "$1" -c 'import ensurepip, venv' 2>/dev/null </dev/null; }
+makes_venvs() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 </dev/null; }
 fail() {
     echo "error: $1" >&2
     exit 2
