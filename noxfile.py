@@ -19,12 +19,13 @@ TASKS = {
         'tests/test_tools/test_train_and_test.py',
     ),
     'module': ('tests/test_attention', 'tests/test_fast', 'tests/test_import.py'),
+    'kernels': ('tests/test_fast/test_triton.py', 'tests/test_fast/test_triton_compiles.py'),
     'whole': ('tests',),
 }
 OPENMMLAB = ('attention', 'backbones', 'classification', 'whole')
 LANES = {
     'torch-oldest': ('module',),
-    'torch-newest': ('module',),
+    'torch-newest': ('kernels', 'module'),
     'paper': OPENMMLAB,
     'modern': OPENMMLAB,
 }
