@@ -24,7 +24,7 @@ REPORT = $(RUN) tools/analysis/quickstart_report.py
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo '  variables: LANE=paper|modern|torch-oldest|torch-newest  VENV=.venv-LANE  PYTHON='
-	@echo '             TASK=whole|attention|backbones|classification  PYTEST_ARGS='
+	@echo '             TASK=whole|attention|kernels|backbones|classification  PYTEST_ARGS='
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 env: ## the environment with mmcv-lite (minutes): enough for classification
