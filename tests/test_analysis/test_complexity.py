@@ -27,7 +27,7 @@ def read(name):
         ('detection/faster-rcnn_r50-scsa_fpn_1x_coco.py', (800, 1344)),
         ('detection/cascade-rcnn_r50-scsa_fpn_1x_voc0712.py', (608, 1024)),
         ('segmentation/upernet_swin-t-scsa_8xb2-80k_ade20k-512x512.py', (512, 512)),
-        ('quickstart/fpn_r18_scenes.py', (160, 160)),
+        ('quickstart/fpn_r18_scenes.py', (96, 96)),
         ('classification/resnet50_1xb128_in1k_scsa.py', (224, 224)),
     ],
 )
@@ -74,7 +74,7 @@ def test_table_is_written_between_its_marks(tmp_path, capsys):
     assert text.startswith('a\n') and text.endswith('b\n') and 'old' not in text
     names = ['quickstart/fpn_r18_scenes.py', 'quickstart/fpn_r18_scenes_scsa.py']
     assert documented(page) == {n: count_parameters(build(read(n))) for n in names}
-    assert text.count('| 160 × 160 | 0.4 |') == 2
+    assert text.count('| 96 × 96 | 0.2 |') == 2
     renew(page)
     assert page.read_text() == text
 
