@@ -27,4 +27,6 @@ def test_every_launch_compiles(options, devices, tmp_path):
         text=True,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout == devices * '13 launches compiled\n'
+    # Before that, mmpretrain says what it misses in mmcv-lite.
+    assert found.stdout.endswith(devices * '13 launches compiled\n')
+    assert found.stdout.count('launches compiled') == devices
