@@ -1,7 +1,22 @@
 """SCSA by Triton kernels: three reads of the map forward; two of the map, two of d_out backward.
 
 Between the passes over the map the strips and the tokens go through kernels of their own, one
-launch a step: five launches forward, eight and a sum over the batch backward.
+launch a step: five launches forward, eight and a sum over the batch backward. That sum is left to
+PyTorch, nothing is added atomically: two runs give the same bits.
+
+Tensors of the kernels, float32 but for the maps:
+
+==========  ============  ========================================================================
+x, out, …   (B, C, H, W)  maps of any strides; (b, c, h, w) strides are passed
+strips      (B, C, H+W)   the means of the rows, then those of the columns
+gates       (B, C, H+W)   a_h, then a_w
+stats       (B, 2, 4, 2)  mean and 1/std of the norms of the two strips, by kernel group
+y           (B, C, N)     tokens: N = rows * cols windows of height x width pixels
+y_stats     (B, 2)        mean and 1/std of the norm of the tokens
+a, lse, c   (B, C)        attention, logarithm of the sum of its softmax, channel gate
+seed        (1)           int64, of the dropout
+partial     (B, P)        gradients of all parameters, image by image, in the order of TritonSCSA
+==========  ============  ========================================================================
 """
 
 from typing import Dict, Optional, Tuple
@@ -11,8 +26,17 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from . import LARGEST_IMAGE, span_of_image
-from . import triton_kernels as kernels
 from .eager import Options, window_of
+from .triton_attention import attention_grad_kernel, attention_kernel, tokens_grad_kernel
+from .triton_map import (
+    gates_from_map_kernel,
+    map_grad_kernel,
+    products_kernel,
+    scale_kernel,
+    strips_kernel,
+    tokens_kernel,
+)
+from .triton_strips import convolutions_grad_kernel, gates_kernel, norms_grad_kernel
 
 EPS = 1e-5  # of all norms
 TILE = 2048  # values that a program holds at a time
@@ -62,20 +86,20 @@ def forward(
     over_map, blocks = map_blocks(x)
 
     strips = floats(x, batch, channels, height + width)
-    kernels.strips_kernel[over_map](x, strips, *x.shape[1:], *x.stride(), **blocks)
+    strips_kernel[over_map](x, strips, *x.shape[1:], *x.stride(), **blocks)
 
     gates, _ = gates_of(options, x, strips, params)
 
     y = floats(x, batch, channels, rows, cols)
     tile = window_blocks(x, window, cols)
-    kernels.tokens_kernel[(batch, cdiv(channels, tile['BC']), rows)](
+    tokens_kernel[(batch, cdiv(channels, tile['BC']), rows)](
         x, gates, y, *x.shape[1:], *x.stride(), *window, cols, **tile
     )
 
     y_stats = floats(x, batch, 2)
     a, lse, gate = (floats(x, batch, channels) for _ in range(3))
     block = channel_block(options.d)
-    kernels.attention_kernel[(batch, channels // options.d, cdiv(options.d, block))](
+    attention_kernel[(batch, channels // options.d, cdiv(options.d, block))](
         y, y_stats, a, lse, gate, *params[12:], channels, rows * cols, options.d, EPS,
         options.d**-0.5, options.dropout, seed, BIAS=params[17] is not None,
         DROPOUT=options.dropout > 0, BM=1024, BI=block, BJ=block, BN=token_block(rows * cols),
@@ -84,9 +108,7 @@ def forward(
         gate = a.softmax(1)
 
     out = torch.empty_like(x)
-    kernels.scale_kernel[over_map](
-        x, gates, gate, out, *x.shape[1:], *x.stride(), *out.stride(), **blocks
-    )
+    scale_kernel[over_map](x, gates, gate, out, *x.shape[1:], *x.stride(), *out.stride(), **blocks)
     return out, (strips, y, y_stats, a, lse, gate)
 
 
@@ -106,39 +128,39 @@ def backward(options: Options, d_out: Tensor, x: Tensor, kept, params, seed: Opt
     gates, stats = gates_of(options, x, strips, params)
 
     d_gates, d_c = torch.empty_like(strips), torch.empty_like(gate)
-    kernels.products_kernel[over_map](
+    products_kernel[over_map](
         x, d_out, gates, d_gates, d_c, *x.shape[1:], *x.stride(), *d_out.stride(), **blocks
     )
 
     d_y = torch.empty_like(y)
     block = channel_block(options.d)
-    kernels.attention_grad_kernel[(batch, channels // options.d, cdiv(options.d, block))](
+    attention_grad_kernel[(batch, channels // options.d, cdiv(options.d, block))](
         y, y_stats, a, lse, gate, d_c, d_y, partial, *params[12:], channels, rows * cols,
         options.d, total, of_q, options.d**-0.5, options.dropout, seed, SOFTMAX=options.softmax,
         BIAS=params[17] is not None, DROPOUT=options.dropout > 0, BM=1024, BI=block,
         BN=token_block(rows * cols),
     )  # fmt: skip
-    kernels.tokens_grad_kernel[(batch,)](
+    tokens_grad_kernel[(batch,)](
         y, y_stats, d_y, partial, params[12], channels, rows * cols, total, of_norm,
         BC=min(64, next_power_of_2(channels)), BN=min(64, next_power_of_2(rows * cols)),
     )  # fmt: skip
 
-    kernels.gates_from_map_kernel[over_map](
+    gates_from_map_kernel[over_map](
         x, gates, gate, d_y, d_gates, *x.shape[1:], *x.stride(), rows, cols, *window, **blocks
     )
 
     tile = strip_blocks(x)
-    kernels.norms_grad_kernel[(batch, 4, 2)](
+    norms_grad_kernel[(batch, 4, 2)](
         strips, gates, stats, d_gates, partial, *convs, params[8], params[10],
         *x.shape[1:], total, of_norms, *lengths, SOFTMAX=options.softmax, **tile,
     )  # fmt: skip
     d_strips = torch.empty_like(strips)
-    kernels.convolutions_grad_kernel[(batch, 4)](
+    convolutions_grad_kernel[(batch, 4)](
         strips, d_gates, d_strips, partial, *params[:4], *x.shape[1:], total, *lengths, **tile
     )
 
     d_x = torch.empty_like(x)
-    kernels.map_grad_kernel[over_map](
+    map_grad_kernel[over_map](
         d_out, gates, gate, d_y, d_strips, d_x, *x.shape[1:], *d_out.stride(), *d_x.stride(),
         rows, cols, *window, **blocks,
     )  # fmt: skip
@@ -152,7 +174,7 @@ def backward(options: Options, d_out: Tensor, x: Tensor, kept, params, seed: Opt
 def gates_of(options: Options, x: Tensor, strips: Tensor, params) -> Tuple[Tensor, Tensor]:
     """The gates of rows and columns, and the statistics of their norms."""
     gates, stats = torch.empty_like(strips), floats(x, x.size(0), 2, 4, 2)
-    kernels.gates_kernel[(x.size(0), 4, 2)](
+    gates_kernel[(x.size(0), 4, 2)](
         strips, gates, stats, *params[:12], *x.shape[1:], *(w.size(2) for w in params[:4]), EPS,
         SOFTMAX=options.softmax, **strip_blocks(x),
     )  # fmt: skip

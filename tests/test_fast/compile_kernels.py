@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from scsa import SCSA
-from scsa.kernels import fused, triton_kernels
+from scsa.kernels import fused
 from scsa.kernels.eager import Options
 
 TYPES = {
@@ -51,7 +51,7 @@ def compile_launch(kernel, args, blocks, capability):
 def main(kernels, capability, dtype, layout, options):
     launches = []
     for name, kernel in kernels.items():
-        setattr(triton_kernels, name, Recorder(kernel, launches))
+        setattr(fused, name, Recorder(kernel, launches))
     module = SCSA(64, **options)
     x = torch.randn(2, 64, 30, 28).to(dtype).contiguous(memory_format=layout)
     settings = Options(
@@ -67,7 +67,7 @@ def main(kernels, capability, dtype, layout, options):
 
 
 if __name__ == '__main__':
-    kernels = {name: k for name, k in vars(triton_kernels).items() if name.endswith('_kernel')}
+    kernels = {name: k for name, k in vars(fused).items() if name.endswith('_kernel')}
     if sys.argv[1] == 'plain':
         main(kernels, 80, torch.float16, torch.contiguous_format, {})
         main(kernels, 90, torch.float32, torch.channels_last, {})
