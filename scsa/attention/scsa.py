@@ -86,13 +86,11 @@ class SCSA(SMSA, PCSA):
 
             return TritonSCSA.apply(options, x, *self.raw_parameters())
         conv_d = self.conv_d.weight if self.recombine else None
-        norms = (self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias)
-        params = (*self.shared_kernel(), *norms, *self.channel_parameters(), conv_d)
-        return EagerSCSA.apply(options, x, *params)
+        return EagerSCSA.apply(options, x, *self.raw_parameters(), conv_d)
 
     @torch.jit.unused
     def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:
-        """All parameters but that of ``conv_d``, in the order of the Triton kernels."""
+        """All parameters but that of ``conv_d``, in the order of the fast paths."""
         convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
         norms = (self.norm_h, self.norm_w, self.norm)
         qkv = (self.q, self.k, self.v)

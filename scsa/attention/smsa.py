@@ -3,13 +3,14 @@
 from typing import Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.functional import check_input, convolve_strips, strip_gate, widen
+from ..kernels import is_compiling
+from ..kernels.functional import check_input, convolve_strips, join_kernels, strip_gate, widen
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('convolve_strips')
+torch.fx.wrap('join_kernels')
 torch.fx.wrap('strip_gate')
 torch.fx.wrap('widen')
 
@@ -23,7 +24,6 @@ class StripConv(nn.Conv1d):
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-        self.half = kernel_size // 2  # the reach to either side
 
 
 class SMSA(nn.Module):
@@ -89,17 +89,19 @@ class SMSA(nn.Module):
 
     def shared_kernel(self) -> Tuple[Tensor, Tensor]:
         """The four kernels as one (C, 1, K), zeros around the shorter, and their biases (C)."""
-        half = max(self.group_kernel_sizes) // 2
         convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
-        kernels = [F.pad(c.weight, [half - c.half] * 2) for c in convs]
-        return torch.cat(kernels), torch.cat([c.bias for c in convs])
+        kernel = join_kernels([c.weight for c in convs], list(self.group_kernel_sizes))
+        return kernel, torch.cat([c.bias for c in convs])
 
     def spatial_attention(self, x: Tensor) -> Tensor:
         """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
         kernel, bias = self.shared_kernel()
         x_h, x_w = widen(x.mean(3)), widen(x.mean(2))  # (B, C, H), (B, C, W)
-        x_h, x_w = convolve_strips(x_h, x_w, kernel, bias)
+        unrolled = False
+        if not torch.jit.is_scripting():
+            unrolled = is_compiling()
+        x_h, x_w = convolve_strips(x_h, x_w, kernel, bias, unrolled)
         softmax = self.gate_layer == 'softmax'
         a_h = strip_gate(x_h, self.norm_h.weight, self.norm_h.bias, softmax)
         a_w = strip_gate(x_w, self.norm_w.weight, self.norm_w.bias, softmax)

@@ -1,7 +1,7 @@
 """SCSA in PyTorch's own operations: in place, and keeping little but the input."""
 
 from contextlib import contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from .functional import (
     channel_gate,
     convolve_strips,
     gate_of,
-    join_strips,
     pool_windows,
     queries_keys_values,
     recombine_windows,
@@ -18,144 +17,124 @@ from .functional import (
     widen,
 )
 from .mean_attention import mean_attention, mean_attention_gradients
+from .parameters import COUNT, Options, Parameters, join, split
+from .strips import gate_gradient, new_strips, sides, strip_gates, strip_gradients
 
 SHORT = 32  # pixels of a row
-
-
-class Options(NamedTuple):
-    """What a module computes, beside its parameters."""
-
-    d: int  # channels of a head
-    window_size: int
-    mode: str
-    dropout: float  # 0 outside training
-    softmax: bool
-
-    @property
-    def averages(self) -> bool:
-        return self.mode == 'avg_pool' or self.window_size == -1
 
 
 class EagerSCSA(torch.autograd.Function):
     """Keeps X, its strips of means, its tokens and what they attend to; the rest is made again.
 
-    Takes :class:`Options`, X, the shared kernel and bias, weight and bias of ``norm_h``, of
-    ``norm_w`` and of ``norm``, scale and shift of q, k and v, and the weight of ``conv_d``; the
-    last two may be None.
+    Takes :class:`Options`, X, the four kernels and the four biases of the strips, weight and bias
+    of ``norm_h``, ``norm_w`` and ``norm``, the weights of q, k and v, and, where there are such,
+    their biases and the weight of ``conv_d``, else None.
     """
 
     @staticmethod
     def forward(ctx, options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
-        kernel, bias, weight_h, bias_h, weight_w, bias_w, *channel, conv_d = params
-        softmax = options.softmax
         ctx.options = options
         ctx.random_state = random_state(x.device) if options.dropout else None
         with torch.autocast(x.device.type, enabled=False):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            x_h, x_w = row_means(x, wide), x.mean(2, dtype=wide)  # (B, C, H), (B, C, W)
-            u_h, u_w = convolve_strips(x_h, x_w, kernel, bias)
-            a_h = strip_gate(u_h, weight_h, bias_h, softmax)
-            a_w = strip_gate(u_w, weight_w, bias_w, softmax)
-            out = x * beside(a_h.unsqueeze(3), x)
-            if options.averages:
-                # A sum of rows takes no notice of the gates of the columns, so that these can wait
-                # for the gates of the channels: a pass less over the map.
-                y = tokens_of_rows(out, options.window_size, a_w)  # (B, C, H', W')
-            else:
-                out *= beside(a_w.unsqueeze(2), x)  # X_s
-                y = tokens(out, options, conv_d)
-            q, k, v = attention_inputs(y, *channel, options.d)
-            a = attend(q, k, v, options.dropout)  # (B, heads, d)
-            c = gate_of(a, softmax)  # (B, C)
-            last = (a_w * c.unsqueeze(2)).unsqueeze(2) if options.averages else c[:, :, None, None]
-            out *= beside(last, x)
-        ctx.save_for_backward(x, x_h, x_w, y if options.averages else None, a, *params)
+            out, y, a, strips = forward(options, x, join(params))
+        ctx.save_for_backward(x, y, a, *params, *strips)
         return out
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> Tuple[Optional[Tensor], ...]:
-        x, x_h, x_w, y, a, *params = ctx.saved_tensors
-        options = ctx.options
+        x, y, a, *saved = ctx.saved_tensors
+        params, strips = saved[:COUNT], saved[COUNT:]
         with torch.autocast(x.device.type, enabled=False), replay(ctx.random_state, x.device):
             if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
-                out = compose(options, x, *params)
+                out = compose(ctx.options, x, join(params))
                 return (None, *gradients(out, [x, *params], d_out, create_graph=True))
-            params = [
-                p if p is None else p.detach().requires_grad_(p.requires_grad) for p in params
-            ]
-            return (None, *first_gradients(options, d_out, x, x_h, x_w, y, a, *params))
+            joined = join(params)
+            d_x, d_joined = first_gradients(ctx.options, d_out, x, y, a, strips, joined)
+            return (None, d_x, *split(d_joined, params))
 
 
-def first_gradients(options, d_out, x, x_h, x_w, y, a, *params) -> Tuple[Optional[Tensor], ...]:
-    """The gradients of X and the parameters, as plain tensors."""
-    kernel, bias, weight_h, bias_h, weight_w, bias_w, *channel, conv_d = params
-    softmax, wide = options.softmax, x_h.dtype
-    u_h, u_w = convolve_strips(x_h, x_w, kernel.detach(), bias.detach())
-    u_h, u_w = u_h.detach().requires_grad_(), u_w.detach().requires_grad_()
-    with torch.enable_grad():
-        a_h = strip_gate(u_h, weight_h, bias_h, softmax)
-        a_w = strip_gate(u_w, weight_w, bias_w, softmax)
-    rows, cols = beside(a_h.detach().unsqueeze(3), x), beside(a_w.detach().unsqueeze(2), x)
-    x_s = x * rows if options.averages else (x * rows).mul_(cols)
+def forward(options: Options, x: Tensor, params: Parameters) -> Tuple:
+    """The output, the tokens if they are averages, what they attend to, and the strips."""
+    strips = new_strips(x)
+    x_h, x_w = sides(strips)
+    sum_last(x, 1 / x.size(3), out=x_h)
+    torch.mean(x, 2, dtype=x_w.dtype, out=x_w)
+    gates = strip_gates(strips, *params.spatial, options.softmax)
+    a_h, a_w = sides([side.gate for side in gates])
+    out = x * beside(a_h.unsqueeze(3), x)
+    if options.averages:
+        # A sum of rows takes no notice of the gates of the columns, so that these can wait for the
+        # gates of the channels: a pass less over the map.
+        y = gated_tokens(out, a_w, options.window_size)  # (B, C, H', W')
+    else:
+        out *= beside(a_w.unsqueeze(2), x)  # X_s
+        y = tokens(out, options, params.conv_d)
+    q, k, v = attention_inputs(y, *params.channel, options.d)
+    a = attend(q, k, v, options.dropout)  # (B, heads, d)
+    c = gate_of(a, options.softmax)  # (B, C)
+    last = (a_w * c.unsqueeze(2)).unsqueeze(2) if options.averages else c[:, :, None, None]
+    out *= beside(last, x)
+    return out, y if options.averages else None, a, strips
+
+
+def first_gradients(options, d_out, x, y, a, strips, params) -> Tuple[Tensor, Parameters]:
+    """The gradients of X and of the parameters, as plain tensors."""
+    gates = strip_gates(strips, *params.spatial, options.softmax)
+    a_h, a_w = sides([side.gate for side in gates])
+    rows, cols = beside(a_h.unsqueeze(3), x), beside(a_w.unsqueeze(2), x)
 
     # Out = X_s c, where c is a function of X_s
-    d_xs = torch.mul(x_s, d_out)
-    if options.averages:  # x_s lacks the gates of the columns so far, and need not have them
-        d_c = (d_xs.sum(2, dtype=wide) * a_w.detach()).sum(2)
+    if options.averages:
+        source, product = y, x * d_out
+        d_c = (gated_sum(product, a_h) * a_w).sum(2)
     else:
-        d_c = d_xs.sum((2, 3), dtype=wide)
+        source = (x * rows).mul_(cols)  # X_s
+        product = source * d_out
+        d_c = product.sum((2, 3), dtype=a_h.dtype)
+    channel = [p if p is None else p.detach().requires_grad_() for p in params[4:]]
     with torch.enable_grad():
-        source = y.detach().requires_grad_() if options.averages else x_s.requires_grad_()
-        y = source if options.averages else tokens(x_s, options, conv_d)
-        q, k, v = attention_inputs(y, *channel, options.d)
-        a = attend(q, k, v, options.dropout) if options.dropout else a.detach().requires_grad_()
-        c = gate_of(a, softmax)
+        source = source.detach().requires_grad_()
+        y = source if options.averages else tokens(source, options, channel[4])
+        q, k, v = attention_inputs(y, *channel[:4], options.d)
+        a = attend(q, k, v, options.dropout) if options.dropout else a
+        c = gate_of(a, options.softmax)
     to, d_to = [c], [d_c]
     if not options.dropout:
-        (d_a,) = gradients(c, [a], d_c)
-        to, d_to = [q, k, v], mean_attention_gradients(*(t.detach() for t in (q, k, v, a)), d_a)
-    d_source, *d_channel, d_conv = gradients(to, [source, *channel, conv_d], d_to)
+        d_a = gate_gradient(d_c, c, 1, options.softmax).view(a.shape)
+        to, d_to = [q, k, v], mean_attention_gradients(*(t.detach() for t in (q, k, v)), a, d_a)
+    d_source, *d_channel = gradients(to, [source, *channel], d_to)
     c = c.detach().to(x.dtype)[:, :, None, None]
     if options.averages:
-        d_xs = add_spread(torch.mul(d_out, c, out=d_xs), d_source, options.window_size)
+        d_xs = spread(d_source, options.window_size, d_out, c, out=torch.empty_like(x))
     else:
         d_xs = d_source.addcmul_(d_out, c)
 
     # X_s = X a_h a_w, where the gates are functions of the strips of X
-    work = x_s.detach()  # no longer needed itself
-    d_a_h = torch.mul(x, cols, out=work).mul_(d_xs).sum(3, dtype=wide)
-    d_x = d_xs.mul_(rows)
-    d_a_w = torch.mul(x, d_x, out=work).sum(2, dtype=wide)
-    d_x.mul_(cols)
-    d_u_h, *d_norm_h = gradients(a_h, [u_h, weight_h, bias_h], d_a_h)
-    d_u_w, *d_norm_w = gradients(a_w, [u_w, weight_w, bias_w], d_a_w)
-    # The gradient of a convolution is one with the reversed kernel: much faster than what
-    # PyTorch's CPU library does for it.
-    d_h, d_w = convolve_strips(d_u_h, d_u_w, kernel.detach().flip(2), None)
-    d_x += beside((d_h / x.size(3)).unsqueeze(3), x)
-    d_x += beside((d_w / x.size(2)).unsqueeze(2), x)
-    half = kernel.size(2) // 2
-    d_row = join_strips(d_u_h, d_u_w, half)
-    d_kernel = torch.nn.grad.conv2d_weight(
-        join_strips(x_h, x_w, half),
-        (kernel.size(0), 1, 1, kernel.size(2)),
-        d_row,
-        padding=(0, half),
-        groups=kernel.size(0),
-    ).squeeze(2)
-    d_bias = d_row.sum((0, 2, 3))
-    return d_x, d_kernel, d_bias, *d_norm_h, *d_norm_w, *d_channel, d_conv
+    torch.mul(x, d_xs, out=product)
+    d_gates = new_strips(x)
+    d_a_h, d_a_w = sides(d_gates)
+    d_a_w.copy_(gated_sum(product, a_h))
+    sum_last(product.mul_(cols), 1.0, out=d_a_h)
+    d_xs *= rows
+    d_strips, *d_spatial = strip_gradients(
+        strips, gates, d_gates, params.kernel, params.strip_weight, options.softmax
+    )
+    d_h, d_w = sides(d_strips)
+    d_h, d_w = (d_h / x.size(3)).unsqueeze(3), (d_w / x.size(2)).unsqueeze(2)
+    d_x = torch.addcmul(beside(d_h, x), d_xs, cols, out=d_xs)
+    d_x += beside(d_w, x)
+    return d_x, Parameters(*d_spatial, *d_channel)
 
 
-def compose(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
+def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
     """The same in plain operations, differentiable any number of times."""
-    kernel, bias, weight_h, bias_h, weight_w, bias_w, *channel, conv_d = params
-    u_h, u_w = convolve_strips(widen(x).mean(3), widen(x).mean(2), kernel, bias)
-    a_h = strip_gate(u_h, weight_h, bias_h, options.softmax)
-    a_w = strip_gate(u_w, weight_w, bias_w, options.softmax)
+    u_h, u_w = convolve_strips(widen(x).mean(3), widen(x).mean(2), params.kernel, params.bias)
+    weight, bias = params.strip_weight.flatten(1), params.strip_bias.flatten(1)
+    a_h = strip_gate(u_h, weight[0], bias[0], options.softmax)
+    a_w = strip_gate(u_w, weight[1], bias[1], options.softmax)
     x_s = x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
-    y = tokens(x_s, options, conv_d)
-    c = channel_gate(y, *channel, options.d, options.dropout, options.softmax, fused=False)
+    y = tokens(x_s, options, params.conv_d)
+    c = channel_gate(y, *params.channel, options.d, options.dropout, options.softmax, fused=False)
     return x_s * c.to(x.dtype)[:, :, None, None]
 
 
@@ -163,27 +142,34 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
     """(B, C, H, W) -> (B, C, H', W'), half precision widened."""
     if conv_d is not None:
         return widen(recombine_windows(x_s, conv_d.to(x_s.dtype), options.window_size))
-    if not options.averages:
-        return widen(pool_windows(x_s, options.mode, options.window_size))
-    return tokens_of_rows(x_s, options.window_size)
+    return widen(pool_windows(x_s, options.mode, options.window_size))
 
 
-def tokens_of_rows(x: Tensor, window_size: int, a_w: Optional[Tensor] = None) -> Tensor:
-    """The average of each window: (B, C, H, W), columns gated by (B, C, W), to (B, C, H', W')."""
-    # Rows, then columns as plain sums: avg_pool2d takes twice the time on the CPU.
+def gated_tokens(x: Tensor, a_w: Tensor, window_size: int) -> Tensor:
+    """The average of each window, the columns gated: (B, C, H, W), (B, C, W) -> (B, C, H', W')."""
     height, width = window_of(x, window_size)
     rows, cols = x.size(2) // height, x.size(3) // width
-    y = widen(x.narrow(2, 0, rows * height).unflatten(2, [rows, height]).mean(3))
-    y = y if a_w is None else y * a_w.unsqueeze(2)
-    return row_means(y.narrow(3, 0, cols * width).unflatten(3, [cols, width]))
+    y = x.narrow(2, 0, rows * height).unflatten(2, [rows, height]).sum(3, dtype=a_w.dtype)
+    y *= a_w.unsqueeze(2)
+    y = y.narrow(3, 0, cols * width).unflatten(3, [cols, width])
+    return sum_last(y, 1 / (height * width), out=y.new_empty(y.shape[:-1]))
 
 
-def row_means(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-    """The mean over the last dimension, faster than ``x.mean`` where that is short."""
+def sum_last(x: Tensor, scale: float, out: Tensor) -> Tensor:
+    """The sum over the last dimension times a number, in the type of ``out``."""
     width = x.size(-1)
-    if width > SHORT or dtype not in (None, x.dtype) or x.is_cuda or not x.is_contiguous():
-        return x.mean(-1, dtype=dtype)
-    return (x.view(-1, width) @ x.new_full((width,), 1 / width)).view(x.shape[:-1])
+    if width > SHORT or out.dtype != x.dtype or x.is_cuda or not x.is_contiguous():
+        return torch.sum(x, -1, dtype=out.dtype, out=out).mul_(scale)
+    # As a product with a vector, which is faster where the dimension is short.
+    torch.mv(x.view(-1, width), x.new_full((width,), scale), out=out.view(-1))
+    return out
+
+
+def gated_sum(x: Tensor, gate: Tensor) -> Tensor:
+    """The sum of the rows of (B, C, H, W), each gated by (B, C, H), to (B, C, W)."""
+    if x.is_contiguous() and x.dtype == gate.dtype:
+        return torch.bmm(gate.reshape(-1, 1, x.size(2)), x.flatten(0, 1)).view(x[:, :, 0].shape)
+    return (x * beside(gate.unsqueeze(3), x)).sum(2, dtype=gate.dtype)
 
 
 def attention_inputs(y: Tensor, *params) -> Tuple[Tensor, Tensor, Tensor]:
@@ -199,14 +185,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     return (attn @ v.unsqueeze(3)).squeeze(3)
 
 
-def add_spread(d_xs: Tensor, d_y: Tensor, window_size: int) -> Tensor:
-    """Add to ``d_xs`` what the average of each window gives back to its pixels."""
-    height, width = window_of(d_xs, window_size)
+def spread(d_y: Tensor, window_size: int, d_out: Tensor, c: Tensor, out: Tensor) -> Tensor:
+    """``d_out`` c plus what the average of each window gives back to its pixels."""
+    height, width = window_of(out, window_size)
     rows, cols = d_y.size(2), d_y.size(3)
-    d_y = beside((d_y / (height * width)).repeat_interleave(width, 3), d_xs)  # a value a column
-    inside = d_xs.narrow(2, 0, rows * height).narrow(3, 0, cols * width)
-    inside.unflatten(2, [rows, height]).add_(d_y.unsqueeze(3))
-    return d_xs
+    if (rows * height, cols * width) != tuple(out.shape[2:]):  # some pixels are in no window
+        torch.mul(d_out, c, out=out)
+
+    def inside(x: Tensor) -> Tensor:
+        return x.narrow(2, 0, rows * height).narrow(3, 0, cols * width).unflatten(2, [rows, height])
+
+    d_y = beside((d_y / (height * width)).repeat_interleave(width, 3), out)  # a value a column
+    torch.addcmul(d_y.unsqueeze(3), inside(d_out), c.unsqueeze(4), out=inside(out))
+    return out
 
 
 def window_of(x: Tensor, window_size: int) -> Tuple[int, int]:

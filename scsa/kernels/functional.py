@@ -5,7 +5,7 @@ control flow depends on the shape of the input are compiled by tracing (``script
 traced module then runs at any other size.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -42,38 +42,49 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
-def join_strips(x_h: Tensor, x_w: Tensor, half: int) -> Tensor:
-    """Both strips in one row, with zeros between them: (B, C, 1, H + half + W)."""
-    row = torch.cat([F.pad(x_h, [0, half]), x_w], 2).unsqueeze(2)
-    if row.is_cuda:
-        return row
-    # For the CPU's convolutions: the weight gradient takes a third of the time in this layout.
-    return row.contiguous(memory_format=torch.channels_last)
+def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
+    """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
+    reach = [(max(sizes) - size) // 2 for size in sizes]
+    return torch.cat([F.pad(w, [r, r]) if r > 0 else w for w, r in zip(weights, reach)])
+
+
+def convolve(strips: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """(B, C, L) by a depthwise (C, 1, K), K odd, to (B, C, L)."""
+    bias = None if bias is None else bias.to(strips.dtype)
+    half, channels = kernel.size(2) // 2, kernel.size(0)
+    return F.conv1d(strips, kernel.to(strips.dtype), bias, [1], [half], [1], channels)
 
 
 def convolve_strips(
-    x_h: Tensor, x_w: Tensor, kernel: Tensor, bias: Optional[Tensor]
+    x_h: Tensor, x_w: Tensor, kernel: Tensor, bias: Tensor, unrolled: bool = False
 ) -> Tuple[Tensor, Tensor]:
     """The shared convolutions of the spatial attention, eight as one (section 3.2 of the paper).
 
-    The zeros between the strips are as many as a kernel reaches to a side: none sees across.
+    Both strips lie in one row with as many zeros between them as a kernel reaches to a side: none
+    sees across.
 
     Args:
         x_h: (B, C, H), the mean of each row.
         x_w: (B, C, W), the mean of each column.
         kernel: (C, 1, K), K odd; the shorter kernels have zeros around them.
-        bias: (C) or None.
+        bias: (C).
+        unrolled: Whether to write the convolution as K products, which a compiler fuses with what
+            stands around them.
 
     Returns:
         (B, C, H) and (B, C, W).
     """
     height, width, half = x_h.size(2), x_w.size(2), kernel.size(2) // 2
-    row = join_strips(x_h, x_w, half)
-    kernel = kernel.unsqueeze(2).to(row.dtype)
-    bias = None if bias is None else bias.to(row.dtype)
-    row = F.conv2d(row, kernel, bias, 1, [0, half], 1, kernel.size(0)).squeeze(2)
+    row = torch.cat([F.pad(x_h, [0, half]), x_w], 2)
+    if unrolled:
+        u, length = bias.to(row.dtype).unsqueeze(1), row.size(2)
+        row, kernel = F.pad(row, [half, half]), kernel.to(row.dtype)
+        for tap in range(kernel.size(2)):
+            u = u + row.narrow(2, tap, length) * kernel[:, :, tap]
+    else:
+        u = convolve(row, kernel, bias)
     # narrow(), for a slice with a traced end would be frozen.
-    return row.narrow(2, 0, height), row.narrow(2, height + half, width)
+    return u.narrow(2, 0, height), u.narrow(2, height + half, width)
 
 
 def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool) -> Tensor:
@@ -99,21 +110,23 @@ def pool_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
     """
     if window_size == -1:
         return x.mean((2, 3), keepdim=True)
+    if mode == 'avg_pool':
+        return mean_windows(mean_windows(x, 2, window_size), 3, window_size)
     # A side shorter than the window is reduced whole: compiled for any size, torch 2.1 pools by
     # windows of a fixed size only.
     rows, cols = window_size, window_size
     if x.size(2) < rows:
-        x, rows = reduce_side(x, 2, mode), 1
+        x, rows = x.max(2, keepdim=True)[0], 1
     if x.size(3) < cols:
-        x, cols = reduce_side(x, 3, mode), 1
-    if mode == 'max_pool':
-        return F.max_pool2d(x, [rows, cols], [rows, cols])
-    # Rows, then columns: torch.compile fuses windows of up to 25 pixels.
-    return F.avg_pool2d(F.avg_pool2d(x, [rows, 1]), [1, cols])
+        x, cols = x.max(3, keepdim=True)[0], 1
+    return F.max_pool2d(x, [rows, cols], [rows, cols])
 
 
-def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
-    return x.max(dim, keepdim=True)[0] if mode == 'max_pool' else x.mean(dim, keepdim=True)
+def mean_windows(x: Tensor, dim: int, size: int) -> Tensor:
+    """The mean of each window along one dimension, in operations that a compiler fuses."""
+    size = min(size, x.size(dim))
+    count = x.size(dim) // size
+    return x.narrow(dim, 0, count * size).unflatten(dim, [count, size]).mean(dim + 1)
 
 
 @torch.jit.script_if_tracing

@@ -18,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from scsa.analysis.benchmark import bytes_kept
 from scsa.attention import SCSA, scsa_reference
+from scsa.kernels import mean_attention
 from scsa.kernels.eager import EagerSCSA
+from scsa.kernels.strips import kernel_gradient
 
 CHANNELS_LAST = torch.channels_last
 
@@ -254,3 +256,24 @@ def test_a_map_changed_before_the_backward_pass_is_noticed():
     x += 1
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         out.sum().backward()
+
+
+@pytest.mark.parametrize('name, value', [('LARGE', 0), ('IN_CACHE', 600)])
+def test_the_attention_of_many_channels(name, value, monkeypatch):
+    """In one kernel, and some matrices at a time: 600 values hold two of 16 x 16, not three."""
+    monkeypatch.setattr(mean_attention, name, value)
+    module = SCSA(32, head_num=2, window_size=5).double()
+    x = torch.randn(3, 32, 14, 11, dtype=torch.float64)
+    found = output_and_gradients(module, module, x)
+    for a, b in zip(found, output_and_gradients(reference(module), module, x)):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_kernel_gradient_of_long_and_short_strips():
+    """Strips longer than the batch times the kernel take PyTorch's own function."""
+    for batch, length in ((5, 12), (1, 12)):
+        strip, d_u = torch.randn(2, batch, 3, length, dtype=torch.float64)
+        kernel = torch.zeros(3, 1, 5, dtype=torch.float64, requires_grad=True)
+        u = torch.nn.functional.conv1d(strip, kernel, padding=2, groups=3)
+        (expected,) = torch.autograd.grad(u, kernel, d_u)
+        torch.testing.assert_close(kernel_gradient(strip, d_u, 5), expected)
