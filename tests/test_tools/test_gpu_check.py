@@ -1,6 +1,7 @@
 """make gpu-check, as far as it goes without a GPU and a network."""
 
 import json
+import os
 import runpy
 import sys
 import zipfile
@@ -8,6 +9,8 @@ import zipfile
 import pytest
 import torch
 from tools_helpers import ROOT, refusal, run_tool
+
+from scsa.cli import UserError
 
 CHECK = 'tools/dev/gpu_check.py'
 MOBILE = 'imagenet-mobilenet-v2_1xb96_in1k_scsa'
@@ -67,6 +70,15 @@ def test_a_failed_step_is_a_row_with_its_error(tool, tmp_path, code, error):
     assert f'| broken | FAILED: {error} |' in tool['markdown']({}, [row])
 
 
+def test_what_a_step_complains_of_stays_out_of_its_summary(tool, tmp_path):
+    code = "import sys; print('a figure'); print('noise', file=sys.stderr)"
+    args = type('Args', (), dict(out=tmp_path, limit=60))
+    row = tool['execute'](tool['Step']('noisy', [sys.executable, '-c', code]), None, args)
+    assert 'error' not in row
+    assert (tmp_path / 'noisy.log').read_text() == 'a figure\n'
+    assert 'noise\n' in (tmp_path / 'noisy.err').read_text()
+
+
 def test_a_failed_step_fails_the_run_and_not_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [CHECK, *ON_CPU, '--out', str(tmp_path)])
     tool = runpy.run_path(str(ROOT / CHECK))
@@ -109,6 +121,19 @@ def test_every_imagenet_config_and_benchmark_is_a_step(monkeypatch, capsys):
     for config in (ROOT / 'configs/classification').glob('*_in1k*.py'):
         assert f'imagenet-{config.stem}' in names
     assert {'tests', 'digits-fp16', 'digits-bf16', 'bench-1', 'bench-4'} <= set(names)
+
+
+def test_why_mmpretrain_cannot_be_imported(tool, tmp_path):
+    (tmp_path / 'mmpretrain.py').write_text("raise ImportError('OpenCV is missing')")
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    with pytest.raises(UserError, match=r'\(ImportError: OpenCV is missing\)'):
+        tool['facts'](environment, type('Args', (), dict(device='cpu')))
+
+
+def test_the_table_names_no_path_of_the_machine(tool):
+    args = type('Args', (), dict(tiny=True, device='cpu', out=ROOT / 'work_dirs/gpu_check'))
+    (step,) = tool['benchmarks'](args)
+    assert step.command[-1].endswith(' --out work_dirs/gpu_check/bench')
 
 
 def test_what_is_here_already_is_not_installed_again(tool, wheels, tmp_path):

@@ -181,10 +181,10 @@ def imagenet_step(args, config: Path, *flags: str) -> Step:
 def benchmarks(args) -> list:
     """The commands of `make bench-gpu`, one by one."""
     if args.tiny:
-        out = args.out / 'bench'
+        out = os.path.relpath(args.out / 'bench', ROOT)  # for the table: no path of this machine
         lines = [f'{shlex.quote(sys.executable)} tools/analysis/benchmark.py module --device '
                  f'{args.device} --shapes 1x8x14x14 --paths reference eager --repeats 2 '
-                 f'--out {shlex.quote(str(out))}']  # fmt: skip
+                 f'--out {shlex.quote(out)}']  # fmt: skip
     else:
         make = ['make', '--no-print-directory', '-n', 'bench-gpu', f'BENCH_PYTHON={sys.executable}']
         text = subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -239,16 +239,20 @@ def facts(environment: dict, args) -> dict:
     Raises:
         UserError: The device is not there, or what the steps need cannot be imported.
     """
-    done = subprocess.run(
-        [sys.executable, '-c', MACHINE], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+
+    def python(code: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, '-c', code]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    done = python(MACHINE)
     if done.returncode:
         raise UserError(f'PyTorch does not start here: {last_words(done.stderr)}')
     found = json.loads(done.stdout.splitlines()[-1])
     if args.device == 'cuda' and 'gpu' not in found:
         raise UserError('PyTorch finds no GPU; --device cpu --tiny tries the tool without one')
     if 'mmpretrain' not in found:
-        raise UserError('mmpretrain cannot be imported; give --wheels, see docs/gpu-check.md')
+        cause = last_words(python('import mmpretrain').stderr)
+        raise UserError(f'mmpretrain cannot be imported ({cause}); docs/gpu-check.md helps')
     return dict(found, command='python ' + ' '.join(sys.argv))
 
 
@@ -263,16 +267,16 @@ def earlier(path: Path, machine: dict) -> list:
 
 def execute(step: Step, environment: dict, args) -> dict:
     """Runs a step; returns its row."""
-    log = args.out / f'{step.name}.log'
+    log, errors = (args.out / f'{step.name}.{end}' for end in ('log', 'err'))
     row, start = dict(step=step.name), time.monotonic()
     try:
-        with log.open('w') as file:
+        with log.open('w') as out, errors.open('w') as err:
             done = subprocess.run(
                 list(map(str, step.command)), cwd=ROOT, env=environment, timeout=args.limit,
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
         if done.returncode:
-            row['error'] = last_words(log.read_text(errors='replace'))
+            row['error'] = last_words(''.join(f.read_text(errors='replace') for f in (log, errors)))
         else:
             row.update(step.read())
     except subprocess.TimeoutExpired:
