@@ -205,7 +205,7 @@ def channel_gate(
         a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
     else:  # the mean over the tokens commutes with the attention
         attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
-        a = (attn @ v.mean(3, keepdim=True)).squeeze(3)
+        a = (attn * v.mean(3).unsqueeze(2)).sum(3)
     return gate_of(a, softmax)
 
 
