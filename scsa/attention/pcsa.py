@@ -131,22 +131,21 @@ class PCSA(nn.Module):
     def channel_attention(self, x: Tensor) -> Tensor:
         """PCSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
+        generated = False  # compiled for inference
+        if not torch.jit.is_scripting():
+            generated = is_compiling() and not torch.is_grad_enabled()
         if self.recombine:
             y = self.conv_d(x)
         else:
-            y = pool_windows(x, self.down_sample_mode, self.window_size)
+            y = pool_windows(x, self.down_sample_mode, self.window_size, as_means=generated)
         d = self.dim // self.head_num
-        fused = True
-        if not torch.jit.is_scripting():
-            # Compiled for inference, few channels are faster attended to by generated code.
-            fused = d >= 512 or torch.is_grad_enabled() or not is_compiling()
         gate = channel_gate(
             widen(y),
             *self.channel_parameters(),
             d=d,
             dropout=self.attn_drop.p if self.training else 0.0,
             softmax=self.gate_layer == 'softmax',
-            fused=fused,
+            fused=d >= 512 or not generated,  # few channels are faster in generated code
         )
         return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
 

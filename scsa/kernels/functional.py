@@ -94,7 +94,7 @@ def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool)
 
 
 @torch.jit.script_if_tracing
-def pool_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
+def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False) -> Tensor:
     """Reduce each window of a map to its average or maximum (section 3.3 of the paper).
 
     Rows and columns that do not fill a window are left out. A map smaller than the window counts
@@ -104,29 +104,31 @@ def pool_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
         x: (B, C, H, W).
         mode: ``'avg_pool'`` or ``'max_pool'``.
         window_size: Side of a window in pixels; -1 averages the whole map in every mode.
+        as_means: Whether to average by plain means, which a compiler fuses with what stands around
+            them. Their gradient is slow.
 
     Returns:
         (B, C, H // window_size, W // window_size).
     """
     if window_size == -1:
         return x.mean((2, 3), keepdim=True)
-    if mode == 'avg_pool':
-        return mean_windows(mean_windows(x, 2, window_size), 3, window_size)
     # A side shorter than the window is reduced whole: compiled for any size, torch 2.1 pools by
     # windows of a fixed size only.
     rows, cols = window_size, window_size
     if x.size(2) < rows:
-        x, rows = x.max(2, keepdim=True)[0], 1
+        x, rows = reduce_side(x, 2, mode), 1
     if x.size(3) < cols:
-        x, cols = x.max(3, keepdim=True)[0], 1
-    return F.max_pool2d(x, [rows, cols], [rows, cols])
+        x, cols = reduce_side(x, 3, mode), 1
+    if mode == 'max_pool':
+        return F.max_pool2d(x, [rows, cols], [rows, cols])
+    if as_means:
+        return x.unfold(2, rows, rows).mean(4).unfold(3, cols, cols).mean(4)
+    # Rows, then columns: torch.compile fuses windows of up to 25 pixels.
+    return F.avg_pool2d(F.avg_pool2d(x, [rows, 1]), [1, cols])
 
 
-def mean_windows(x: Tensor, dim: int, size: int) -> Tensor:
-    """The mean of each window along one dimension, in operations that a compiler fuses."""
-    size = min(size, x.size(dim))
-    count = x.size(dim) // size
-    return x.narrow(dim, 0, count * size).unflatten(dim, [count, size]).mean(dim + 1)
+def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
+    return x.max(dim, keepdim=True)[0] if mode == 'max_pool' else x.mean(dim, keepdim=True)
 
 
 @torch.jit.script_if_tracing
