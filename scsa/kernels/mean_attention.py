@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Values of A at a time: half a MiB, which no allocator returns to the system between two calls.
 IN_CACHE = 2**17
-LARGE = 8 * IN_CACHE  # values of all A
+MANY = 512  # channels of a head
 
 
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (B, heads, d).
     """
     batch, heads, d, _ = q.shape
-    if better_fused(q):
+    if q.is_cuda or d >= MANY:
+        # One kernel for all steps is faster here than one for each, though it takes the mean last.
         v = v.unsqueeze(3).expand(q.shape).contiguous()
         return F.scaled_dot_product_attention(q, k, v, scale=1.0).select(3, 0)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.reshape(-1, 1, d)
@@ -56,7 +57,7 @@ def mean_attention_gradients(
         a: (B, heads, d), what :func:`mean_attention` gave for these.
         d_a: The gradient of that.
     """
-    if better_fused(q):
+    if q.is_cuda or (q.size(2) >= MANY and q.size(3) == 1):  # as above; more tokens are slow there
         with torch.enable_grad():
             q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
             return torch.autograd.grad(mean_attention(q, k, v), (q, k, v), d_a)
@@ -74,12 +75,6 @@ def mean_attention_gradients(
         torch.bmm(gq_rows[part], difference, out=d_k[part])
     d_q, d_k = (d_q * g).transpose(1, 2), d_k.transpose(1, 2)
     return d_q.reshape(shape), d_k.reshape(shape), d_v.view(shape[:3])
-
-
-def better_fused(q: Tensor) -> bool:
-    """Where one kernel for all steps is faster than one for each, though it takes the mean last."""
-    batch, heads, d, _ = q.shape
-    return q.is_cuda or batch * heads * d * d > LARGE
 
 
 def attention(q: Tensor, k: Tensor) -> Iterator[Tuple[slice, Tensor]]:

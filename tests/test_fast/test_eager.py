@@ -258,11 +258,12 @@ def test_a_map_changed_before_the_backward_pass_is_noticed():
         out.sum().backward()
 
 
-@pytest.mark.parametrize('name, value', [('LARGE', 0), ('IN_CACHE', 600)])
-def test_the_attention_of_many_channels(name, value, monkeypatch):
+@pytest.mark.parametrize('window_size', [5, -1])
+@pytest.mark.parametrize('name, value', [('MANY', 16), ('IN_CACHE', 600)])
+def test_the_attention_of_many_channels(name, value, window_size, monkeypatch):
     """In one kernel, and some matrices at a time: 600 values hold two of 16 x 16, not three."""
     monkeypatch.setattr(mean_attention, name, value)
-    module = SCSA(32, head_num=2, window_size=5).double()
+    module = SCSA(32, head_num=2, window_size=window_size).double()
     x = torch.randn(3, 32, 14, 11, dtype=torch.float64)
     found = output_and_gradients(module, module, x)
     for a, b in zip(found, output_and_gradients(reference(module), module, x)):
