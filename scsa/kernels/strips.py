@@ -15,7 +15,7 @@ the gradients follow from :math:`dz`, that of the gate:
 Where both strips are of one length they are one tensor (2, B, C, L), and everything is done once.
 """
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ def strip_gates(strips, kernel, bias, norm_weight, norm_bias, softmax: bool) -> 
     """The gates of all strips; for the parameters see :class:`.parameters.Parameters`."""
     found = []
     for strip, weight, shift in zip(strips, *of_strips(strips, norm_weight, norm_bias)):
-        u = convolve(strip.flatten(0, 1), kernel, bias)
+        u = convolve_sides(strip, kernel, bias).flatten(0, 1)
         normal, _, rstd = torch.native_group_norm(u, None, None, *u.shape, 4, EPS)
         normal = normal.view(strip.shape)
         z = torch.addcmul(shift, normal, weight)
@@ -72,10 +72,18 @@ def strip_gradients(
         d_u = norm_gradient(d_z.mul_(weight), normal, rstd)
         # The gradient of a convolution is one with the reversed kernel: much faster than what
         # PyTorch's CPU library does for it.
-        d_strips.append(convolve(d_u.flatten(0, 1), kernel.flip(2), None).view(strip.shape))
+        d_strips.append(convolve_sides(d_u, kernel.flip(2), None))
         d_kernels.append(kernel_gradient(strip.flatten(0, 1), d_u.flatten(0, 1), kernel.size(2)))
         d_biases.append(d_u.sum((0, 1, 3)))
     return d_strips, sum(d_kernels), sum(d_biases), torch.cat(d_weights), torch.cat(d_shifts)
+
+
+def convolve_sides(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """(S, B, C, L) to the same; a strip of one pixel meets the middle of its kernel only."""
+    if strip.size(3) == 1:
+        center = kernel[:, :, kernel.size(2) // 2]  # (C, 1)
+        return strip * center if bias is None else torch.addcmul(bias.unsqueeze(1), strip, center)
+    return convolve(strip.flatten(0, 1), kernel, bias).contiguous().view(strip.shape)
 
 
 def of_strips(strips: Sequence[Tensor], *params: Tensor) -> List[Tuple[Tensor, ...]]:
