@@ -120,7 +120,9 @@ def digits(args) -> list:
     options = [f'{part}_dataloader.dataset.data_root={data}' for part in ('train', 'val')]
     if args.tiny:
         options += [
-            'train_dataloader.dataset.indices=64', 'val_dataloader.dataset.indices=20',
+            # Of all digits: they lie in order, and the first ones are all of them noughts.
+            f'train_dataloader.dataset.indices={[*range(0, 1400, 22)]}',
+            f'val_dataloader.dataset.indices={[*range(0, 360, 18)]}',
             'train_cfg.max_epochs=2', 'param_scheduler.total_steps=2',
             'default_hooks.logger.interval=1',
         ]  # fmt: skip
