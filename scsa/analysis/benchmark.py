@@ -105,7 +105,9 @@ def _graph(call: Callable) -> Callable:
 
 def summary(times: list[float]) -> dict[str, float]:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    if len(times) == 1:
+        times = times * 2
+    low, middle, high = statistics.quantiles(times, n=4, method='inclusive')
     return dict(ms=middle, low=low, high=high)
 
 

@@ -174,3 +174,12 @@ def test_the_resnet_is_that_of_the_backbones(attention):
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(ours(x), backbone(x)[0])
+
+
+@pytest.mark.parametrize(
+    ('times', 'expected'),
+    [([2.0], (2, 2, 2)), ([1.0, 2.0], (1.25, 1.5, 1.75)), ([5.0, 1, 2, 3, 4], (2, 3, 4))],
+)
+def test_the_spread_lies_within_what_was_measured(times, expected):
+    found = benchmark.summary(times)
+    assert (found['low'], found['ms'], found['high']) == expected
