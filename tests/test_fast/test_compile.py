@@ -51,6 +51,22 @@ def test_maps_smaller_than_the_window_in_any_size(mode):
         compare(output_and_gradients(function, module, x), output_and_gradients(module, module, x))
 
 
+@pytest.mark.parametrize('dynamic', [False, True], ids=['static', 'dynamic'])
+@pytest.mark.parametrize(
+    'options', [dict(), dict(window_size=-1), dict(window_size=4, head_num=2, qkv_bias=True)]
+)
+def test_compiled_for_inference(options, dynamic):
+    """Without gradients windows and attention are written for the compiler to fuse."""
+    module = SCSA(8, **options).double().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.5, 1.0)
+        function = compiled(module, dynamic=dynamic, backend='aot_eager')
+        for size in ((14, 15), (30, 9), (5, 16), (7, 7))[: 4 if dynamic else 2]:
+            x = torch.randn(2, 8, *size, dtype=torch.float64)
+            assert distance(function(x), module(x)) < 1e-12
+
+
 def test_compiled_code_contains_the_steps_and_not_the_switch():
     """Its one graph has no call back into Python, whatever the backend is set to."""
     module, capture = SCSA(8), Capture()
