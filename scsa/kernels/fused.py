@@ -26,7 +26,9 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from . import LARGEST_IMAGE, span_of_image
-from .eager import Options, window_of
+from .eager import window_of
+from .parameters import Options
+from .strips import EPS
 from .triton_attention import attention_grad_kernel, attention_kernel, tokens_grad_kernel
 from .triton_map import (
     gates_from_map_kernel,
@@ -38,7 +40,6 @@ from .triton_map import (
 )
 from .triton_strips import convolutions_grad_kernel, gates_kernel, norms_grad_kernel
 
-EPS = 1e-5  # of all norms
 TILE = 2048  # values that a program holds at a time
 
 
