@@ -72,7 +72,7 @@ class SCSA(SMSA, PCSA):
             from .reference import scsa_reference
 
             return scsa_reference(self, x)
-        from ..kernels.eager import EagerSCSA, Options
+        from ..kernels.eager import Options, eager_scsa
 
         options = Options(
             self.dim // self.head_num,
@@ -86,7 +86,7 @@ class SCSA(SMSA, PCSA):
 
             return TritonSCSA.apply(options, x, *self.raw_parameters())
         conv_d = self.conv_d.weight if self.recombine else None
-        return EagerSCSA.apply(options, x, *self.raw_parameters(), conv_d)
+        return eager_scsa(options, x, *self.raw_parameters(), conv_d)
 
     @torch.jit.unused
     def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:

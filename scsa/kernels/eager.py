@@ -1,7 +1,7 @@
 """SCSA in PyTorch's own operations: in place, and keeping little but the input."""
 
-from contextlib import contextmanager
-from typing import Iterator, List, Optional, Tuple
+from contextlib import contextmanager, nullcontext
+from typing import ContextManager, Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,26 @@ from .functional import (
 )
 from .mean_attention import mean_attention, mean_attention_gradients
 from .parameters import COUNT, Options, Parameters, join, split
-from .strips import gate_gradient, new_strips, sides, strip_gates, strip_gradients
+from .strips import (
+    gate_gradient,
+    gates_and_normals,
+    sides,
+    strip_gates,
+    strip_gradients,
+    strips_of,
+)
+from .sums import beside, gated_sum, row_numbers, sum_last, sum_rows, wide
 
-SHORT = 32  # pixels of a row
+
+def eager_scsa(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
+    """:class:`EagerSCSA`, or the same where no gradient is recorded."""
+    if torch.is_grad_enabled():
+        return EagerSCSA.apply(options, x, *params)
+    out = torch.empty_like(x)
+    # Half of the time goes into small operations, which are faster in this mode.
+    with no_autocast(x), torch.inference_mode():
+        forward(options, x, join(params), out)
+    return out
 
 
 class EagerSCSA(torch.autograd.Function):
@@ -35,8 +52,9 @@ class EagerSCSA(torch.autograd.Function):
     def forward(ctx, options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
         ctx.options = options
         ctx.random_state = random_state(x.device) if options.dropout else None
-        with torch.autocast(x.device.type, enabled=False):
-            out, y, a, strips = forward(options, x, join(params))
+        out = torch.empty_like(x)
+        with no_autocast(x):
+            y, a, strips = forward(options, x, join(params), out)
         ctx.save_for_backward(x, y, a, *params, *strips)
         return out
 
@@ -44,7 +62,7 @@ class EagerSCSA(torch.autograd.Function):
     def backward(ctx, d_out: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, y, a, *saved = ctx.saved_tensors
         params, strips = saved[:COUNT], saved[COUNT:]
-        with torch.autocast(x.device.type, enabled=False), replay(ctx.random_state, x.device):
+        with no_autocast(x), replay(ctx.random_state, x.device):
             if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
                 out = compose(ctx.options, x, join(params))
                 return (None, *gradients(out, [x, *params], d_out, create_graph=True))
@@ -53,34 +71,33 @@ class EagerSCSA(torch.autograd.Function):
             return (None, d_x, *split(d_joined, params))
 
 
-def forward(options: Options, x: Tensor, params: Parameters) -> Tuple:
-    """The output, the tokens if they are averages, what they attend to, and the strips."""
-    strips = new_strips(x)
-    x_h, x_w = sides(strips)
-    sum_last(x, 1 / x.size(3), out=x_h)
-    torch.mean(x, 2, dtype=x_w.dtype, out=x_w)
-    gates = strip_gates(strips, *params.spatial, options.softmax)
-    a_h, a_w = sides([side.gate for side in gates])
-    out = x * beside(a_h.unsqueeze(3), x)
+def forward(options: Options, x: Tensor, params: Parameters, out: Tensor) -> Tuple:
+    """Fills ``out``; the tokens if they are averages, what they attend to, and the strips."""
+    numbers = row_numbers(x)
+    x_w = sum_rows(x, x.size(2), numbers).squeeze(2)
+    strips = strips_of(sum_last(x, 1 / x.size(3)), x_w * (1 / x.size(2)))
+    a_h, a_w = sides(strip_gates(strips, *params.spatial, options.softmax))
     if options.averages:
-        # A sum of rows takes no notice of the gates of the columns, so that these can wait for the
-        # gates of the channels: a pass less over the map.
-        y = gated_tokens(out, a_w, options.window_size)  # (B, C, H', W')
+        # The tokens need no X_s, so that the gates of the channels go into those of the columns: a
+        # pass less over the map.
+        y = gated_tokens(x, a_h, a_w, options.window_size, numbers)  # (B, C, H', W')
     else:
-        out *= beside(a_w.unsqueeze(2), x)  # X_s
+        gated(x, a_h, a_w, out)  # X_s
         y = tokens(out, options, params.conv_d)
     q, k, v = attention_inputs(y, *params.channel, options.d)
-    a = attend(q, k, v, options.dropout)  # (B, heads, d)
-    c = gate_of(a, options.softmax)  # (B, C)
-    last = (a_w * c.unsqueeze(2)).unsqueeze(2) if options.averages else c[:, :, None, None]
-    out *= beside(last, x)
-    return out, y if options.averages else None, a, strips
+    a = attend(q, k, v, options.dropout)  # (B heads, d)
+    c = gate_of(a.view(x.shape[:2]), options.softmax)  # (B, C)
+    if options.averages:
+        gated(x, a_h, a_w * c.unsqueeze(2), out)
+    else:
+        out *= beside(c[:, :, None, None], x)
+    return y if options.averages else None, a, strips
 
 
 def first_gradients(options, d_out, x, y, a, strips, params) -> Tuple[Tensor, Parameters]:
     """The gradients of X and of the parameters, as plain tensors."""
-    gates = strip_gates(strips, *params.spatial, options.softmax)
-    a_h, a_w = sides([side.gate for side in gates])
+    gates = gates_and_normals(strips, *params.spatial, options.softmax)
+    a_h, a_w = sides([strip.gate for strip in gates])
     rows, cols = beside(a_h.unsqueeze(3), x), beside(a_w.unsqueeze(2), x)
 
     # Out = X_s c, where c is a function of X_s
@@ -97,7 +114,7 @@ def first_gradients(options, d_out, x, y, a, strips, params) -> Tuple[Tensor, Pa
         y = source if options.averages else tokens(source, options, channel[4])
         q, k, v = attention_inputs(y, *channel[:4], options.d)
         a = attend(q, k, v, options.dropout) if options.dropout else a
-        c = gate_of(a, options.softmax)
+        c = gate_of(a.view(d_c.shape), options.softmax)
     to, d_to = [c], [d_c]
     if not options.dropout:
         d_a = gate_gradient(d_c, c, 1, options.softmax).view(a.shape)
@@ -111,10 +128,8 @@ def first_gradients(options, d_out, x, y, a, strips, params) -> Tuple[Tensor, Pa
 
     # X_s = X a_h a_w, where the gates are functions of the strips of X
     torch.mul(x, d_xs, out=product)
-    d_gates = new_strips(x)
-    d_a_h, d_a_w = sides(d_gates)
-    d_a_w.copy_(gated_sum(product, a_h))
-    sum_last(product.mul_(cols), 1.0, out=d_a_h)
+    d_a_w = gated_sum(product, a_h)
+    d_gates = strips_of(sum_last(product.mul_(cols)), d_a_w)
     d_xs *= rows
     d_strips, *d_spatial = strip_gradients(
         strips, gates, d_gates, params.kernel, params.strip_weight, options.softmax
@@ -129,7 +144,7 @@ def first_gradients(options, d_out, x, y, a, strips, params) -> Tuple[Tensor, Pa
 def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
     """The same in plain operations, differentiable any number of times."""
     u_h, u_w = convolve_strips(widen(x).mean(3), widen(x).mean(2), params.kernel, params.bias)
-    weight, bias = params.strip_weight.flatten(1), params.strip_bias.flatten(1)
+    weight, bias = params.strip_weight.chunk(2), params.strip_bias.chunk(2)
     a_h = strip_gate(u_h, weight[0], bias[0], options.softmax)
     a_w = strip_gate(u_w, weight[1], bias[1], options.softmax)
     x_s = x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
@@ -145,44 +160,34 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
     return widen(pool_windows(x_s, options.mode, options.window_size))
 
 
-def gated_tokens(x: Tensor, a_w: Tensor, window_size: int) -> Tensor:
-    """The average of each window, the columns gated: (B, C, H, W), (B, C, W) -> (B, C, H', W')."""
+def gated(x: Tensor, rows: Tensor, cols: Tensor, out: Tensor) -> None:
+    """Fills ``out`` with X times (B, C, H) and (B, C, W)."""
+    torch.mul(x, beside(rows.unsqueeze(3), x), out=out)
+    out *= beside(cols.unsqueeze(2), x)
+
+
+def gated_tokens(
+    x: Tensor, a_h: Tensor, a_w: Tensor, window_size: int, numbers: Optional[Tensor]
+) -> Tensor:
+    """The average of each gated window: (B, C, H, W) to (B, C, H', W')."""
     height, width = window_of(x, window_size)
-    rows, cols = x.size(2) // height, x.size(3) // width
-    y = x.narrow(2, 0, rows * height).unflatten(2, [rows, height]).sum(3, dtype=a_w.dtype)
-    y *= a_w.unsqueeze(2)
-    y = y.narrow(3, 0, cols * width).unflatten(3, [cols, width])
-    return sum_last(y, 1 / (height * width), out=y.new_empty(y.shape[:-1]))
-
-
-def sum_last(x: Tensor, scale: float, out: Tensor) -> Tensor:
-    """The sum over the last dimension times a number, in the type of ``out``."""
-    width = x.size(-1)
-    if width > SHORT or out.dtype != x.dtype or x.is_cuda or not x.is_contiguous():
-        return torch.sum(x, -1, dtype=out.dtype, out=out).mul_(scale)
-    # As a product with a vector, which is faster where the dimension is short.
-    torch.mv(x.view(-1, width), x.new_full((width,), scale), out=out.view(-1))
-    return out
-
-
-def gated_sum(x: Tensor, gate: Tensor) -> Tensor:
-    """The sum of the rows of (B, C, H, W), each gated by (B, C, H), to (B, C, W)."""
-    if x.is_contiguous() and x.dtype == gate.dtype:
-        return torch.bmm(gate.reshape(-1, 1, x.size(2)), x.flatten(0, 1)).view(x[:, :, 0].shape)
-    return (x * beside(gate.unsqueeze(3), x)).sum(2, dtype=gate.dtype)
+    y = sum_rows(x, height, numbers, a_h).mul_(a_w.unsqueeze(2))
+    cols = y.size(3) // width
+    y = y if cols * width == y.size(3) else y.narrow(3, 0, cols * width)
+    return sum_last(y.reshape(*y.shape[:3], cols, width), 1 / (height * width))
 
 
 def attention_inputs(y: Tensor, *params) -> Tuple[Tensor, Tensor, Tensor]:
     """Tokens to what :func:`mean_attention` takes, the scale and the mean included."""
-    q, k, v = queries_keys_values(y, *params)
-    return q * q.size(2) ** -0.5, k, v.mean(3)
+    q, k, v = (t.flatten(0, 1) for t in queries_keys_values(y, *params))  # (B heads, d, N)
+    return q * q.size(1) ** -0.5, k, sum_last(v, 1 / v.size(2))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     if not dropout:
         return mean_attention(q, k, v)
-    attn = torch.nn.functional.dropout((q @ k.transpose(2, 3)).softmax(3), dropout)
-    return (attn @ v.unsqueeze(3)).squeeze(3)
+    attn = torch.nn.functional.dropout((q @ k.transpose(1, 2)).softmax(2), dropout)
+    return (attn @ v.unsqueeze(2)).squeeze(2)
 
 
 def spread(d_y: Tensor, window_size: int, d_out: Tensor, c: Tensor, out: Tensor) -> Tensor:
@@ -206,18 +211,19 @@ def window_of(x: Tensor, window_size: int) -> Tuple[int, int]:
     return min(window, height), min(window, width)
 
 
-def beside(small: Tensor, x: Tensor) -> Tensor:
-    """A small tensor in the type and layout of the map it meets: a few bytes, and no strides."""
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return small.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    return small.to(x.dtype).contiguous()
-
-
 def gradients(outputs, inputs, d_outputs, **kwargs) -> List[Optional[Tensor]]:
     """``torch.autograd.grad`` with None for each input that is None or needs no gradient."""
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, d_outputs, **kwargs))
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def no_autocast(x: Tensor) -> ContextManager:
+    """Outside of autocast; nothing to be entered where that is not on anyway."""
+    kind = x.device.type
+    if 'AUTOCAST_TAKES_DEVICE':
+        on = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def random_state(device: torch.device) -> Tensor:

@@ -29,7 +29,7 @@ class Parameters(NamedTuple):
 
     kernel: Tensor  # (C, 1, K), of all convolutions
     bias: Tensor  # (C)
-    strip_weight: Tensor  # (2, 1, C, 1), of norm_h and norm_w
+    strip_weight: Tensor  # (2 C), of norm_h and norm_w
     strip_bias: Tensor  # likewise
     norm_weight: Tensor  # (C), of norm
     norm_bias: Tensor
@@ -55,8 +55,8 @@ def join(params: Sequence[Optional[Tensor]]) -> Parameters:
     joined = (
         join_kernels(weights, [weight.size(2) for weight in weights]),
         torch.cat(biases),
-        torch.stack(strip_norms[::2]).view(2, 1, -1, 1),
-        torch.stack(strip_norms[1::2]).view(2, 1, -1, 1),
+        torch.cat(strip_norms[::2]),
+        torch.cat(strip_norms[1::2]),
         *norm,
         torch.stack(scales).view(3, -1, 1),
         None if shifts[0] is None else torch.stack(shifts).view(3, -1, 1),
@@ -72,7 +72,9 @@ def split(d: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Te
         part.narrow(2, (longest - weight.size(2)) // 2, weight.size(2))
         for part, weight in zip(d.kernel.chunk(4), params)
     ]
-    d_strip_norms = [part[side] for side in (0, 1) for part in (d.strip_weight, d.strip_bias)]
+    d_strip_norms = [
+        side for both in zip(d.strip_weight.chunk(2), d.strip_bias.chunk(2)) for side in both
+    ]
     d_norm, d_shifts = (d.norm_weight, d.norm_bias), d.shift if d.shift is not None else [None] * 3
     found = [*d_weights, *d.bias.chunk(4), *d_strip_norms, *d_norm, *d.scale, *d_shifts, d.conv_d]
     return [p if p is None else g.reshape(p.shape).to(p.dtype) for g, p in zip(found, params)]

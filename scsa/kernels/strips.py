@@ -12,7 +12,8 @@ the gradients follow from :math:`dz`, that of the gate:
     du = \frac 1 \sigma \bigl(w\, dz - \operatorname{mean}(w\, dz)
     - n \operatorname{mean}(n\, w\, dz)\bigr)
 
-Where both strips are of one length they are one tensor (2, B, C, L), and everything is done once.
+Where both strips are of one length they are the channels of one strip (B, 2 C, L), and everything is
+done once; else there are two (B, C, H) and (B, C, W).
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -27,35 +28,45 @@ EPS = 1e-5  # of the norms
 
 
 class Gates(NamedTuple):
-    """The gates and what their gradients take; S is 2 or, for sides of two lengths, 1."""
+    """The gates of a strip and what their gradients take; S is 2 or, for sides of two lengths, 1."""
 
-    gate: Tensor  # (S, B, C, L)
-    normal: Tensor  # (S, B, C, L), n
-    rstd: Tensor  # (S B, 4), one over the deviation
-
-
-def new_strips(x: Tensor) -> List[Tensor]:
-    """Memory for both strips: (2, B, C, L), or (1, B, C, H) and (1, B, C, W)."""
-    batch, channels, height, width = x.shape
-    shapes = [(2, height)] if height == width else [(1, height), (1, width)]
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return [x.new_empty(count, batch, channels, length, dtype=dtype) for count, length in shapes]
+    gate: Tensor  # (B, S C, L)
+    normal: Tensor  # (B, S C, L), n
+    rstd: Tensor  # (B, 4 S), one over the deviation
 
 
-def sides(strips: Sequence[Tensor]) -> List[Tensor]:
+def strips_of(rows: Tensor, cols: Tensor) -> List[Tensor]:
+    """(B, C, H) and (B, C, W) to the one strip or the two."""
+    return [torch.cat([rows, cols], 1)] if rows.size(2) == cols.size(2) else [rows, cols]
+
+
+def sides(strips: Sequence[Tensor]) -> Sequence[Tensor]:
     """What belongs to the rows (B, C, H) and what to the columns (B, C, W)."""
-    return [side for strip in strips for side in strip.unbind(0)]
+    return strips[0].chunk(2, 1) if len(strips) == 1 else strips
 
 
-def strip_gates(strips, kernel, bias, norm_weight, norm_bias, softmax: bool) -> List[Gates]:
+def strip_gates(strips, kernel, bias, norm_weight, norm_bias, softmax: bool) -> List[Tensor]:
     """The gates of all strips; for the parameters see :class:`.parameters.Parameters`."""
+    gates = []
+    for strip, weight, shift in zip(strips, *of_strips(strips, norm_weight, norm_bias)):
+        u = convolve_sides(strip, kernel, bias)
+        z = torch.group_norm(u, groups_of(strips), weight, shift, EPS)
+        gates.append(z.softmax(2) if softmax else z.sigmoid_())
+    return gates
+
+
+def gates_and_normals(
+    strips, kernel, bias, norm_weight, norm_bias, softmax: bool
+) -> List[Gates]:
+    """The same, with what the gradients take."""
     found = []
     for strip, weight, shift in zip(strips, *of_strips(strips, norm_weight, norm_bias)):
-        u = convolve_sides(strip, kernel, bias).flatten(0, 1)
-        normal, _, rstd = torch.native_group_norm(u, None, None, *u.shape, 4, EPS)
-        normal = normal.view(strip.shape)
-        z = torch.addcmul(shift, normal, weight)
-        found.append(Gates(z.softmax(3) if softmax else z.sigmoid_(), normal, rstd))
+        u = convolve_sides(strip, kernel, bias)
+        normal, _, rstd = torch.native_group_norm(
+            u, None, None, *u.shape, groups_of(strips), EPS
+        )
+        z = torch.addcmul(shift.unsqueeze(1), normal, weight.unsqueeze(1))
+        found.append(Gates(z.softmax(2) if softmax else z.sigmoid_(), normal, rstd))
     return found
 
 
@@ -66,29 +77,42 @@ def strip_gradients(
     d_strips, d_kernels, d_biases, d_weights, d_shifts = [], [], [], [], []
     (weights,) = of_strips(strips, norm_weight)
     for strip, (gate, normal, rstd), d_gate, weight in zip(strips, gates, d_gates, weights):
-        d_z = gate_gradient(d_gate, gate, 3, softmax)
-        d_weights.append((d_z * normal).sum((1, 3), keepdim=True))
-        d_shifts.append(d_z.sum((1, 3), keepdim=True))
-        d_u = norm_gradient(d_z.mul_(weight), normal, rstd)
+        d_z = gate_gradient(d_gate, gate, 2, softmax)
+        d_weights.append((d_z * normal).sum((0, 2)))
+        d_shifts.append(d_z.sum((0, 2)))
+        d_u = norm_gradient(d_z.mul_(weight.unsqueeze(1)), normal, rstd)
         # The gradient of a convolution is one with the reversed kernel: much faster than what
         # PyTorch's CPU library does for it.
         d_strips.append(convolve_sides(d_u, kernel.flip(2), None))
-        d_kernels.append(kernel_gradient(strip.flatten(0, 1), d_u.flatten(0, 1), kernel.size(2)))
-        d_biases.append(d_u.sum((0, 1, 3)))
+        strip, d_u = apart(strip, kernel), apart(d_u, kernel)
+        d_kernels.append(kernel_gradient(strip, d_u, kernel.size(2)))
+        d_biases.append(d_u.sum((0, 2)))
     return d_strips, sum(d_kernels), sum(d_biases), torch.cat(d_weights), torch.cat(d_shifts)
 
 
 def convolve_sides(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """(S, B, C, L) to the same; a strip of one pixel meets the middle of its kernel only."""
-    if strip.size(3) == 1:
+    """(B, S C, L) to the same; a strip of one pixel meets the middle of its kernel only."""
+    sides = apart(strip, kernel)
+    if strip.size(2) == 1:
         center = kernel[:, :, kernel.size(2) // 2]  # (C, 1)
-        return strip * center if bias is None else torch.addcmul(bias.unsqueeze(1), strip, center)
-    return convolve(strip.flatten(0, 1), kernel, bias).contiguous().view(strip.shape)
+        u = sides * center if bias is None else torch.addcmul(bias.unsqueeze(1), sides, center)
+    else:
+        u = convolve(sides, kernel, bias).contiguous()
+    return u.view(strip.shape)
 
 
-def of_strips(strips: Sequence[Tensor], *params: Tensor) -> List[Tuple[Tensor, ...]]:
-    """What of (2, 1, C, 1) belongs to each strip."""
-    return [param.split([strip.size(0) for strip in strips]) for param in params]
+def apart(strip: Tensor, kernel: Tensor) -> Tensor:
+    """(B, S C, L) to (B S, C, L)."""
+    return strip.view(-1, kernel.size(0), strip.size(2))
+
+
+def groups_of(strips: Sequence[Tensor]) -> int:
+    return 8 // len(strips)
+
+
+def of_strips(strips: Sequence[Tensor], *params: Tensor) -> List[Sequence[Tensor]]:
+    """What of (2 C) belongs to each strip."""
+    return [param.chunk(2) if len(strips) == 2 else (param,) for param in params]
 
 
 def gate_gradient(d: Tensor, gate: Tensor, dim: int, softmax: bool) -> Tensor:
@@ -101,7 +125,7 @@ def gate_gradient(d: Tensor, gate: Tensor, dim: int, softmax: bool) -> Tensor:
 def norm_gradient(d: Tensor, normal: Tensor, rstd: Tensor) -> Tensor:
     """Through a group norm without parameters."""
     shape = d.shape
-    groups = (*rstd.shape, shape[2] * shape[3] // rstd.size(1))
+    groups = (*rstd.shape, shape[1] * shape[2] // rstd.size(1))
     d, normal = d.view(groups), normal.view(groups)
     slope = (d * normal).mean(2, keepdim=True)
     d = torch.addcmul(d - d.mean(2, keepdim=True), normal, slope, value=-1)
