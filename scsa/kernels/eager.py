@@ -162,8 +162,9 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
 
 def gated(x: Tensor, rows: Tensor, cols: Tensor, out: Tensor) -> None:
     """Fills ``out`` with X times (B, C, H) and (B, C, W)."""
-    torch.mul(x, beside(rows.unsqueeze(3), x), out=out)
-    out *= beside(cols.unsqueeze(2), x)
+    # First those two, for to a product with long rows the shape of a window is no matter.
+    torch.mul(beside(rows.unsqueeze(3), x), beside(cols.unsqueeze(2), x), out=out)
+    out *= x
 
 
 def gated_tokens(
