@@ -90,26 +90,16 @@ class SCSA(SMSA, PCSA):
     @torch.jit.unused
     def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:
         """All parameters but that of ``conv_d``, in the order of the fast paths."""
-        modules = self._modules
-        convs = [modules[name] for name in CONVS]
-        norms = [modules[name] for name in ('norm_h', 'norm_w', 'norm')]
-        qkv = [modules[name] for name in 'qkv']
+        convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
+        norms = (self.norm_h, self.norm_w, self.norm)
+        qkv = (self.q, self.k, self.v)
         return (
-            *[own(conv, 'weight') for conv in convs],
-            *[own(conv, 'bias') for conv in convs],
-            *[own(norm, name) for norm in norms for name in ('weight', 'bias')],
-            *[own(conv, 'weight') for conv in qkv],
-            *[own(conv, 'bias') for conv in qkv],
+            *(conv.weight for conv in convs),
+            *(conv.bias for conv in convs),
+            *(parameter for norm in norms for parameter in (norm.weight, norm.bias)),
+            *(conv.weight for conv in qkv),
+            *(conv.bias for conv in qkv),
         )
 
     def extra_repr(self) -> str:
         return f'{PCSA.extra_repr(self)}, group_kernel_sizes={self.group_kernel_sizes}'
-
-
-CONVS = ('local_dwc', 'global_dwc_s', 'global_dwc_m', 'global_dwc_l')
-
-
-def own(module: nn.Module, name: str) -> Optional[Tensor]:
-    """A parameter, past the look-up of attributes, which takes a microsecond for each."""
-    found = module._parameters.get(name)
-    return getattr(module, name) if found is None else found

@@ -9,14 +9,14 @@
 
 The environment variable ``SCSA_BACKEND`` sets the path of a process, :func:`backend` that of a
 block. A module that is compiled, scripted, traced or exported does not ask: it contains the plain
-composition of the steps, which the compiler fuses. Each path loads when it is first taken.
+composition of the steps, which the compiler fuses. The Triton kernels load when first taken.
 """
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Iterator
+from typing import ContextManager, Iterator
 
 import torch
 from torch import Tensor
@@ -27,6 +27,19 @@ _backend = os.environ.get('SCSA_BACKEND', 'auto')
 
 # Before torch 2.3 the question had no public name.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+
+
+def no_autocast(x: Tensor) -> ContextManager:
+    """Outside of autocast on the device of ``x``; where that is off, there is nothing to enter."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if _autocast_is_on(kind) else nullcontext()
+
+
+def _autocast_is_on(kind: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # before torch 2.4, when it spoke of CUDA only
+        return torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """SCSA in PyTorch's own operations: in place, and keeping little but the input."""
 
-from contextlib import contextmanager, nullcontext
-from typing import ContextManager, Iterator, List, Optional, Tuple
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from . import no_autocast
 from .functional import (
     channel_gate,
     convolve_strips,
@@ -26,15 +27,14 @@ from .strips import (
     strip_gradients,
     strips_of,
 )
-from .sums import beside, gated_sum, row_numbers, sum_last, sum_rows, wide
+from .sums import beside, gated_sum, row_numbers, sum_columns, sum_last, sum_rows
 
 
 def eager_scsa(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
-    """:class:`EagerSCSA`, or the same where no gradient is recorded."""
+    """:class:`EagerSCSA`, or the same with less around it where no gradient is recorded."""
     if torch.is_grad_enabled():
         return EagerSCSA.apply(options, x, *params)
-    out = torch.empty_like(x)
-    # Half of the time goes into small operations, which are faster in this mode.
+    out = torch.empty_like(x)  # outside, for what is made inside knows no gradients later either
     with no_autocast(x), torch.inference_mode():
         forward(options, x, join(params), out)
     return out
@@ -74,23 +74,31 @@ class EagerSCSA(torch.autograd.Function):
 def forward(options: Options, x: Tensor, params: Parameters, out: Tensor) -> Tuple:
     """Fills ``out``; the tokens if they are averages, what they attend to, and the strips."""
     numbers = row_numbers(x)
-    x_w = sum_rows(x, x.size(2), numbers).squeeze(2)
-    strips = strips_of(sum_last(x, 1 / x.size(3)), x_w * (1 / x.size(2)))
+    x_h, x_w = sum_last(x, 1 / x.size(3)), sum_rows(x, x.size(2), numbers).squeeze(2)
+    strips = strips_of(x_h, x_w * (1 / x.size(2)))
     a_h, a_w = sides(strip_gates(strips, *params.spatial, options.softmax))
+    # Where rows are gated as they are summed, no map is written before all gates are known.
+    at_once = options.averages and numbers is not None
+    if not at_once:
+        torch.mul(x, beside(a_h.unsqueeze(3), x), out=out)
     if options.averages:
-        # The tokens need no X_s, so that the gates of the channels go into those of the columns: a
-        # pass less over the map.
-        y = gated_tokens(x, a_h, a_w, options.window_size, numbers)  # (B, C, H', W')
+        # A sum of rows takes no notice of the gates of the columns, so that these can wait for the
+        # gates of the channels: a pass less over the map.
+        height, width = window_of(x, options.window_size)
+        y = sum_rows(x, height, numbers, a_h) if at_once else sum_rows(out, height)
+        y = sum_columns(y.mul_(a_w.unsqueeze(2)), width, 1 / (height * width))  # (B, C, H', W')
     else:
-        gated(x, a_h, a_w, out)  # X_s
+        out *= beside(a_w.unsqueeze(2), x)  # X_s
         y = tokens(out, options, params.conv_d)
     q, k, v = attention_inputs(y, *params.channel, options.d)
     a = attend(q, k, v, options.dropout)  # (B heads, d)
     c = gate_of(a.view(x.shape[:2]), options.softmax)  # (B, C)
-    if options.averages:
-        gated(x, a_h, a_w * c.unsqueeze(2), out)
+    last = (a_w * c.unsqueeze(2)).unsqueeze(2) if options.averages else c[:, :, None, None]
+    if at_once:
+        torch.mul(a_h.unsqueeze(3), last, out=out)
+        out *= x
     else:
-        out *= beside(c[:, :, None, None], x)
+        out *= beside(last, x)
     return y if options.averages else None, a, strips
 
 
@@ -160,24 +168,6 @@ def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
     return widen(pool_windows(x_s, options.mode, options.window_size))
 
 
-def gated(x: Tensor, rows: Tensor, cols: Tensor, out: Tensor) -> None:
-    """Fills ``out`` with X times (B, C, H) and (B, C, W)."""
-    # First those two, for to a product with long rows the shape of a window is no matter.
-    torch.mul(beside(rows.unsqueeze(3), x), beside(cols.unsqueeze(2), x), out=out)
-    out *= x
-
-
-def gated_tokens(
-    x: Tensor, a_h: Tensor, a_w: Tensor, window_size: int, numbers: Optional[Tensor]
-) -> Tensor:
-    """The average of each gated window: (B, C, H, W) to (B, C, H', W')."""
-    height, width = window_of(x, window_size)
-    y = sum_rows(x, height, numbers, a_h).mul_(a_w.unsqueeze(2))
-    cols = y.size(3) // width
-    y = y if cols * width == y.size(3) else y.narrow(3, 0, cols * width)
-    return sum_last(y.reshape(*y.shape[:3], cols, width), 1 / (height * width))
-
-
 def attention_inputs(y: Tensor, *params) -> Tuple[Tensor, Tensor, Tensor]:
     """Tokens to what :func:`mean_attention` takes, the scale and the mean included."""
     q, k, v = (t.flatten(0, 1) for t in queries_keys_values(y, *params))  # (B heads, d, N)
@@ -217,14 +207,6 @@ def gradients(outputs, inputs, d_outputs, **kwargs) -> List[Optional[Tensor]]:
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, d_outputs, **kwargs))
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
-
-
-def no_autocast(x: Tensor) -> ContextManager:
-    """Outside of autocast; nothing to be entered where that is not on anyway."""
-    kind = x.device.type
-    if 'AUTOCAST_TAKES_DEVICE':
-        on = torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def random_state(device: torch.device) -> Tensor:

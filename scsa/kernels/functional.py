@@ -45,7 +45,9 @@ def widen(x: Tensor) -> Tensor:
 def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
     """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
     reach = [(max(sizes) - size) // 2 for size in sizes]
-    return torch.cat([torch.constant_pad_nd(w, [r, r]) if r > 0 else w for w, r in zip(weights, reach)])
+    return torch.cat(
+        [w if r == 0 else torch.constant_pad_nd(w, [r, r]) for w, r in zip(weights, reach)]
+    )
 
 
 def convolve(strips: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .one_token import one_token_attention, one_token_gradients, within_reach
+
 IN_CACHE = 2**18  # values of A at a time: a MiB
 MANY = 512  # channels of a head
+WIDE = 256  # likewise, where the map is one token
 
 
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -31,6 +34,8 @@ def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (M, d).
     """
+    if one_token(q, k):
+        return one_token_attention(q.squeeze(2), k.squeeze(2), v)
     if q.is_cuda or q.size(1) >= MANY:
         # One kernel for all steps is faster here than one for each, though it takes the mean last.
         v = v.unsqueeze(2).expand(q.shape).contiguous()
@@ -54,6 +59,9 @@ def mean_attention_gradients(
         a: (M, d), what :func:`mean_attention` gave for these.
         d_a: The gradient of that.
     """
+    if one_token(q, k):
+        d_q, d_k, d_v = one_token_gradients(q.squeeze(2), k.squeeze(2), v, a, d_a)
+        return d_q.unsqueeze(2), d_k.unsqueeze(2), d_v
     if q.is_cuda or (q.size(1) >= MANY and q.size(2) == 1):  # as above; more tokens are slow there
         with torch.enable_grad():
             q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
@@ -68,6 +76,12 @@ def mean_attention_gradients(
     d_q = torch.bmm(k.transpose(1, 2), d.transpose(1, 2)) * g  # (M, N, d)
     d_k = torch.bmm(q.transpose(1, 2) * g, d)
     return d_q.transpose(1, 2), d_k.transpose(1, 2), d_v
+
+
+def one_token(q: Tensor, k: Tensor) -> bool:
+    """Whether the series of :mod:`.one_token` is to take the place of the matrices."""
+    wide = not q.is_cuda and q.size(1) >= WIDE and q.size(2) == 1
+    return wide and within_reach(q.squeeze(2), k.squeeze(2))
 
 
 def attention(q: Tensor, k: Tensor) -> Tensor:

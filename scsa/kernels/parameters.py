@@ -5,7 +5,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .functional import join_kernels, widen
+from .functional import join_kernels
 
 COUNT = 21  # parameters one by one, some of them None
 
@@ -62,7 +62,7 @@ def join(params: Sequence[Optional[Tensor]]) -> Parameters:
         None if shifts[0] is None else torch.stack(shifts).view(3, -1, 1),
         conv_d,
     )
-    return Parameters(*(p if p is None else widen(p) for p in joined))
+    return Parameters(*(p.float() if p is not None and p.element_size() < 4 else p for p in joined))
 
 
 def split(d: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:

@@ -12,8 +12,8 @@ the gradients follow from :math:`dz`, that of the gate:
     du = \frac 1 \sigma \bigl(w\, dz - \operatorname{mean}(w\, dz)
     - n \operatorname{mean}(n\, w\, dz)\bigr)
 
-Where both strips are of one length they are the channels of one strip (B, 2 C, L), and everything is
-done once; else there are two (B, C, H) and (B, C, W).
+Where both strips are of one length they are channels of one strip (B, 2 C, L), and everything is
+done once; else there are two strips, (B, C, H) and (B, C, W).
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -28,7 +28,7 @@ EPS = 1e-5  # of the norms
 
 
 class Gates(NamedTuple):
-    """The gates of a strip and what their gradients take; S is 2 or, for sides of two lengths, 1."""
+    """The gates of a strip and what their gradients take; S is 2 or, of two strips, 1."""
 
     gate: Tensor  # (B, S C, L)
     normal: Tensor  # (B, S C, L), n
@@ -55,16 +55,12 @@ def strip_gates(strips, kernel, bias, norm_weight, norm_bias, softmax: bool) -> 
     return gates
 
 
-def gates_and_normals(
-    strips, kernel, bias, norm_weight, norm_bias, softmax: bool
-) -> List[Gates]:
+def gates_and_normals(strips, kernel, bias, norm_weight, norm_bias, softmax: bool) -> List[Gates]:
     """The same, with what the gradients take."""
     found = []
     for strip, weight, shift in zip(strips, *of_strips(strips, norm_weight, norm_bias)):
         u = convolve_sides(strip, kernel, bias)
-        normal, _, rstd = torch.native_group_norm(
-            u, None, None, *u.shape, groups_of(strips), EPS
-        )
+        normal, _, rstd = torch.native_group_norm(u, None, None, *u.shape, groups_of(strips), EPS)
         z = torch.addcmul(shift.unsqueeze(1), normal, weight.unsqueeze(1))
         found.append(Gates(z.softmax(2) if softmax else z.sigmoid_(), normal, rstd))
     return found
@@ -107,6 +103,7 @@ def apart(strip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def groups_of(strips: Sequence[Tensor]) -> int:
+    """How many groups the norm of a strip has: four for each side."""
     return 8 // len(strips)
 
 

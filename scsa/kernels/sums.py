@@ -20,8 +20,15 @@ def sum_last(x: Tensor, scale: float = 1.0) -> Tensor:
     return torch.mv(x.view(-1, width), x.new_full((width,), scale)).view(x.shape[:-1])
 
 
+def sum_columns(x: Tensor, width: int, scale: float) -> Tensor:
+    """The sum of each ``width`` columns times a number: (B, C, H, W) to (B, C, H, W // width)."""
+    count = x.size(3) // width
+    x = x if count * width == x.size(3) else x.narrow(3, 0, count * width)
+    return sum_last(x.reshape(*x.shape[:3], count, width), scale)
+
+
 def sum_rows(
-    x: Tensor, height: int, numbers: Optional[Tensor], gate: Optional[Tensor] = None
+    x: Tensor, height: int, numbers: Optional[Tensor] = None, gate: Optional[Tensor] = None
 ) -> Tensor:
     """The sum of each ``height`` rows; those that are left over are left out.
 
@@ -29,7 +36,7 @@ def sum_rows(
         x: (B, C, H, W).
         height: From 1 to H.
         numbers: What :func:`row_numbers` gave for this map.
-        gate: (B, C, H), what each row is multiplied with first.
+        gate: (B, C, H), what each row is multiplied with first; only with ``numbers``.
 
     Returns:
         (B, C, H // height, W), in the type of :func:`wide`.
@@ -37,14 +44,11 @@ def sum_rows(
     batch, channels, rows, width = x.shape
     count = rows // height
     used = count * height
-    if used < rows and gate is not None:
-        gate = gate.narrow(2, 0, used)
     if numbers is None:
-        x = x.narrow(2, 0, used)
-        x = x if gate is None else x * beside(gate.unsqueeze(3), x)
-        return x.unflatten(2, [count, height]).sum(3, dtype=wide(x))
+        return x.narrow(2, 0, used).unflatten(2, [count, height]).sum(3, dtype=wide(x))
     if used < rows:
         numbers = numbers.view(-1, rows).narrow(1, 0, used).flatten()
+        gate = None if gate is None else gate.narrow(2, 0, used)
     starts = torch.arange(0, numbers.numel(), height, dtype=numbers.dtype)
     weights = None if gate is None else gate.reshape(-1)
     sums, *_ = torch.embedding_bag(x.view(-1, width), numbers, starts, False, 0, False, weights)
@@ -54,13 +58,13 @@ def sum_rows(
 def row_numbers(x: Tensor) -> Optional[Tensor]:
     """All rows of all channels, counted, if they are to be summed as bags of embeddings.
 
-    The rows are the entries of a table, and those of a window a bag of weighted entries. On a CPU
-    the sum of a bag takes a third of the time of a product and a sum over the dimension, and
+    The rows are then the entries of a table, and those of a window a bag of weighted entries. On a
+    CPU the sum of a bag takes a third of the time of a product and a sum over the dimension, and
     nothing is written but the sums.
     """
     if x.is_cuda or x.dtype != torch.float32 or not x.is_contiguous() or not x.numel():
         return None
-    return torch.arange(x.numel() // x.size(3), dtype=torch.int32, device=x.device)
+    return torch.arange(x.numel() // x.size(3), dtype=torch.int32)
 
 
 def gated_sum(x: Tensor, gate: Tensor) -> Tensor:
