@@ -38,6 +38,40 @@ def test_equals_reference_in_float64(seed):
         assert (a - b).abs().max() / scale < 1e-12
 
 
+@pytest.mark.parametrize('seed', range(40))
+def test_equals_reference_in_float32(seed):
+    """Maps of this type are summed in another way than those of the test before."""
+    draw = random.Random(seed)
+    module = random_module(draw)
+    x = random_map(draw, module, torch.float32)
+    found = output_and_gradients(module, module, x)
+    module.double()
+    expected = output_and_gradients(reference(module), module, x.double())
+    scale = max(e.abs().max() for e in expected[1:])
+    assert distance(found[0], expected[0]) < 1e-5
+    for a, b in zip(found[1:], expected[1:]):
+        assert (a - b).abs().max() / scale < 1e-4
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_the_same_where_no_gradient_is_recorded(seed):
+    draw = random.Random(seed)
+    dtype = draw.choice((torch.float64, torch.float32, torch.float32, torch.bfloat16))
+    module = random_module(draw, attn_drop_ratio=draw.choice((0.0, 0.3))).to(dtype)
+    x = random_map(draw, module, dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=draw.random() < 0.5):
+        torch.manual_seed(seed)
+        expected = module(x)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found = module(x)
+    assert torch.equal(found, expected) and found.stride() == expected.stride()
+    assert not found.requires_grad and not found.is_inference()
+    weight = torch.ones_like(found, requires_grad=True)
+    (found * weight).sum().backward()  # what a frozen backbone gives goes on to be trained upon
+    assert torch.equal(weight.grad, found)
+
+
 @pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
