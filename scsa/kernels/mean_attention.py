@@ -8,6 +8,7 @@ and g the gradient of :math:`a = A v`,
     D_{ij} = A_{ij} (v_j - a_i)
 
 so that the matrices are made for some images at a time, as many as a cache holds, and never kept.
+One token needs no matrix: see :mod:`.one_token`.
 """
 
 from typing import Iterator, Tuple

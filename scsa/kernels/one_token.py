@@ -24,7 +24,7 @@ REACH = 2.0
 def within_reach(q: Tensor, k: Tensor) -> bool:
     """Whether the series is exact for these (M, d); not so where one is not a number."""
     lowest, highest = torch.aminmax(k, dim=1)
-    largest = (q.abs().amax(1) * (highest - lowest)).amax()
+    largest = (q.abs().amax(1) * (highest - lowest)).amax().detach()
     try:
         return float(largest) <= 2 * REACH
     except RuntimeError:  # a fake tensor, or one that is traced: what it holds is not known

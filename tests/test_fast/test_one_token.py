@@ -57,8 +57,11 @@ def test_within_reach():
 
 
 @pytest.mark.parametrize('strength, series', [(1.0, True), (50.0, False)])
-@pytest.mark.parametrize('heads, window_size, size', [(1, 7, 7), (2, 7, 9), (1, -1, 14)])
-def test_a_module_with_one_token(heads, window_size, size, strength, series, monkeypatch):
+@pytest.mark.parametrize(
+    'heads, d, window_size, size', [(1, 256, 7, 7), (2, 256, 7, 9), (1, 512, -1, 14)]
+)
+@pytest.mark.filterwarnings('error')
+def test_a_module_with_one_token(heads, d, window_size, size, strength, series, monkeypatch):
     used = []
     for name in ('one_token_attention', 'one_token_gradients'):
         function = getattr(mean_attention, name)
@@ -66,9 +69,9 @@ def test_a_module_with_one_token(heads, window_size, size, strength, series, mon
             mean_attention, name, lambda *args, f=function: used.append(f) or f(*args)
         )
     torch.manual_seed(0)
-    module = SCSA(256 * heads, head_num=heads, window_size=window_size, qkv_bias=True).double()
+    module = SCSA(d * heads, head_num=heads, window_size=window_size, qkv_bias=True).double()
     module.q.weight.data *= strength
-    x = torch.randn(2, 256 * heads, size, size, dtype=torch.float64)
+    x = torch.randn(2, d * heads, size, size, dtype=torch.float64)
     found = output_and_gradients(module, module, x)
     assert len(used) == 2 * series
     for a, b in zip(found, output_and_gradients(reference(module), module, x)):
