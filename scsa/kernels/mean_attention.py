@@ -37,8 +37,7 @@ def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     if one_token(q, k):
         return one_token_attention(q.squeeze(2), k.squeeze(2), v)
-    if q.is_cuda or q.size(1) >= MANY:
-        # One kernel for all steps is faster here than one for each, though it takes the mean last.
+    if one_kernel(q):
         v = v.unsqueeze(2).expand(q.shape).contiguous()
         q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, 0]
@@ -63,7 +62,7 @@ def mean_attention_gradients(
     if one_token(q, k):
         d_q, d_k, d_v = one_token_gradients(q.squeeze(2), k.squeeze(2), v, a, d_a)
         return d_q.unsqueeze(2), d_k.unsqueeze(2), d_v
-    if q.is_cuda or (q.size(1) >= MANY and q.size(2) == 1):  # as above; more tokens are slow there
+    if one_kernel(q):
         with torch.enable_grad():
             q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
             return torch.autograd.grad(mean_attention(q, k, v), (q, k, v), d_a)
@@ -85,6 +84,11 @@ def one_token(q: Tensor, k: Tensor) -> bool:
     return wide and within_reach(q.squeeze(2), k.squeeze(2))
 
 
+def one_kernel(q: Tensor) -> bool:
+    """Whether PyTorch's kernel for all steps is faster, though it takes the mean last."""
+    return q.is_cuda or (q.size(1) >= MANY and q.size(2) == 1)
+
+
 def attention(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ)."""
     product = torch.mul if q.size(2) == 1 else torch.bmm  # which is slow at columns times rows
@@ -93,7 +97,8 @@ def attention(q: Tensor, k: Tensor) -> Tensor:
 
 
 def at_a_time(q: Tensor) -> int:
-    return max(1, IN_CACHE // q.size(1) ** 2)
+    """How many matrices: two at least, for PyTorch multiplies a single one in a slower way."""
+    return max(2, IN_CACHE // q.size(1) ** 2)
 
 
 def parts(*tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
