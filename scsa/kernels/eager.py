@@ -27,7 +27,7 @@ from .strips import (
     strip_gradients,
     strips_of,
 )
-from .sums import beside, gated_sum, row_numbers, sum_columns, sum_last, sum_rows
+from .sums import beside, gated_sum, row_numbers, sum_columns, sum_last, sum_rows, wide
 
 
 def eager_scsa(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
@@ -36,7 +36,7 @@ def eager_scsa(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor
         return EagerSCSA.apply(options, x, *params)
     out = torch.empty_like(x)  # outside, for what is made inside knows no gradients later either
     with no_autocast(x), torch.inference_mode():
-        forward(options, x, join(params), out)
+        forward(options, x, join(params, wide(x)), out)
     return out
 
 
@@ -54,7 +54,7 @@ class EagerSCSA(torch.autograd.Function):
         ctx.random_state = random_state(x.device) if options.dropout else None
         out = torch.empty_like(x)
         with no_autocast(x):
-            y, a, strips = forward(options, x, join(params), out)
+            y, a, strips = forward(options, x, join(params, wide(x)), out)
         ctx.save_for_backward(x, y, a, *params, *strips)
         return out
 
@@ -64,9 +64,9 @@ class EagerSCSA(torch.autograd.Function):
         params, strips = saved[:COUNT], saved[COUNT:]
         with no_autocast(x), replay(ctx.random_state, x.device):
             if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
-                out = compose(ctx.options, x, join(params))
+                out = compose(ctx.options, x, join(params, wide(x)))
                 return (None, *gradients(out, [x, *params], d_out, create_graph=True))
-            joined = join(params)
+            joined = join(params, wide(x))
             d_x, d_joined = first_gradients(ctx.options, d_out, x, y, a, strips, joined)
             return (None, d_x, *split(d_joined, params))
 

@@ -25,7 +25,7 @@ class Options(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """The parameters, in float32 or wider, joined where one operation takes several."""
+    """The parameters in the type of the strips, joined where one operation takes several."""
 
     kernel: Tensor  # (C, 1, K), of all convolutions
     bias: Tensor  # (C)
@@ -48,7 +48,7 @@ class Parameters(NamedTuple):
         return self[4:8]
 
 
-def join(params: Sequence[Optional[Tensor]]) -> Parameters:
+def join(params: Sequence[Optional[Tensor]], dtype: torch.dtype) -> Parameters:
     """From the parameters one by one, in the order of ``SCSA.raw_parameters``, then ``conv_d``."""
     weights, biases, strip_norms, norm = params[:4], params[4:8], params[8:12], params[12:14]
     scales, shifts, conv_d = params[14:17], params[17:20], params[20]
@@ -62,7 +62,7 @@ def join(params: Sequence[Optional[Tensor]]) -> Parameters:
         None if shifts[0] is None else torch.stack(shifts).view(3, -1, 1),
         conv_d,
     )
-    return Parameters(*(p.float() if p is not None and p.element_size() < 4 else p for p in joined))
+    return Parameters(*(p if p is None else p.to(dtype) for p in joined))
 
 
 def split(d: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:

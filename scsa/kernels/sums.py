@@ -49,7 +49,7 @@ def sum_rows(
     if used < rows:
         numbers = numbers.view(-1, rows).narrow(1, 0, used).flatten()
         gate = None if gate is None else gate.narrow(2, 0, used)
-    starts = torch.arange(0, numbers.numel(), height, dtype=numbers.dtype)
+    starts = torch.arange(0, numbers.numel(), height, dtype=numbers.dtype, device=numbers.device)
     weights = None if gate is None else gate.reshape(-1)
     sums, *_ = torch.embedding_bag(x.view(-1, width), numbers, starts, False, 0, False, weights)
     return sums.view(batch, channels, count, width)
@@ -64,7 +64,7 @@ def row_numbers(x: Tensor) -> Optional[Tensor]:
     """
     if x.is_cuda or x.dtype != torch.float32 or not x.is_contiguous() or not x.numel():
         return None
-    return torch.arange(x.numel() // x.size(3), dtype=torch.int32)
+    return torch.arange(x.numel() // x.size(3), dtype=torch.int32, device=x.device)
 
 
 def gated_sum(x: Tensor, gate: Tensor) -> Tensor:

@@ -270,6 +270,31 @@ def test_a_module_in_half_precision():
         assert a.dtype == torch.bfloat16 and distance(a, b) < 5e-2
 
 
+@pytest.mark.parametrize('of_map', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('of_module', [torch.float64, torch.float32, torch.bfloat16])
+def test_a_map_of_another_type_than_the_module(of_module, of_map):
+    """The map decides in which type its strips and tokens are computed."""
+    torch.manual_seed(0)
+    module = SCSA(16, qkv_bias=True).to(of_module)
+    x = torch.randn(2, 16, 14, 15).to(of_map)
+    found = output_and_gradients(module, module, x)
+    exact = copy.deepcopy(module).double()
+    expected = output_and_gradients(reference(exact), exact, x.double())
+    half = torch.bfloat16 in (of_module, of_map)
+    for a, b, dtype in zip(found, expected, [of_map] * 2 + [of_module] * 99):
+        assert a.dtype == dtype and distance(a, b) < (5e-2 if half else 1e-5)
+
+
+def test_another_default_device():
+    """What is made on the way is made where the map is."""
+    module, x = SCSA(8), torch.randn(2, 8, 14, 14)
+    expected = output_and_gradients(module, module, x)
+    with torch.device('meta'):
+        out = module(x)
+        out.backward(torch.ones_like(out))
+    assert torch.equal(out, expected[0])
+
+
 def test_frozen_parameters_get_no_gradient():
     module = SCSA(16, qkv_bias=True).double()
     x = torch.randn(2, 16, 14, 14, dtype=torch.float64)
