@@ -39,6 +39,7 @@ def main() -> None:
         check_amp,
         check_files,
         explained,
+        last_checkpoint,
         leave_optimizer_out,
         load_config,
     )
@@ -50,9 +51,13 @@ def main() -> None:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     check_amp(cfg, args.amp)
     if args.resume:
-        cfg.resume = True
-        if args.resume != 'auto':
-            cfg.load_from = str(existing(args.resume, 'checkpoint', 'give another to --resume'))
+        if args.resume == 'auto':
+            checkpoint = last_checkpoint(cfg.work_dir)
+        else:
+            checkpoint = existing(args.resume, 'checkpoint', 'give another to --resume')
+        cfg.resume = checkpoint is not None
+        if checkpoint is not None:  # else what the config itself says to load stays
+            cfg.load_from = str(checkpoint)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')

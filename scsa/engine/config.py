@@ -100,6 +100,30 @@ def leave_optimizer_out(cfg: Config) -> None:
         OptimWrapper.update_params = torch._dynamo.disable(OptimWrapper.update_params)
 
 
+def last_checkpoint(work_dir: str) -> Path | None:
+    """What a run in this work dir is to be resumed from, if anything.
+
+    mmengine notes the path in a file beside the checkpoint. That path may be relative to another
+    folder than this, and a run that was killed while it noted it has left an empty file: then it
+    is the newest checkpoint, which was written before.
+
+    Raises:
+        UserError: The checkpoint that is noted is gone.
+    """
+    folder = Path(work_dir)
+    note = folder / 'last_checkpoint'
+    if not note.exists():
+        return None
+    noted = note.read_text('utf-8').strip()
+    if not noted:
+        written = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+        return max(written, key=lambda path: path.stat().st_mtime, default=None)
+    beside = folder / Path(noted).name
+    if beside.exists():
+        return beside
+    return existing(noted, f'checkpoint that {note} names', 'give another to --resume')
+
+
 def check_amp(cfg: Config, flag: bool) -> None:
     """Refuse mixed precision where no device does it.
 

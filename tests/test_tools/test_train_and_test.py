@@ -14,6 +14,9 @@ import pytest
 import torch
 from tools_helpers import CONFIG, ROOT, environment, run_tool, tiny
 
+from scsa.cli import UserError
+from scsa.engine.config import last_checkpoint
+
 
 def weights(path):
     return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
@@ -115,7 +118,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
             command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
         )
         deadline = time.monotonic() + 300
-        while not (killed / 'last_checkpoint').exists():
+        while last_checkpoint(killed) is None:
             assert process.poll() is None and time.monotonic() < deadline, 'no checkpoint came'
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -126,6 +129,22 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
+
+
+def test_what_a_run_is_resumed_from(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    note = tmp_path / 'last_checkpoint'
+    note.write_text('')  # killed while it was written
+    assert last_checkpoint(tmp_path) is None
+    for time_, name in enumerate(('epoch_9.pth', 'epoch_10.pth', 'best_accuracy_epoch_2.pth')):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time_, time_))
+    assert last_checkpoint(tmp_path) == tmp_path / 'epoch_10.pth'
+    note.write_text('work_dirs/elsewhere/epoch_9.pth')  # from another folder, or moved since
+    assert last_checkpoint(tmp_path) == tmp_path / 'epoch_9.pth'
+    note.write_text('epoch_11.pth')
+    with pytest.raises(UserError, match='last_checkpoint names not found'):
+        last_checkpoint(tmp_path)
 
 
 def test_the_seed_of_every_epoch_is_another(trained):
