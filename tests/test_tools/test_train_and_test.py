@@ -5,6 +5,7 @@ import os
 import pickle
 import pty
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -145,6 +146,32 @@ def test_what_a_run_is_resumed_from(tmp_path):
     note.write_text('epoch_11.pth')
     with pytest.raises(UserError, match='last_checkpoint names not found'):
         last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('saved', [True, False])
+def test_resume_goes_before_load_from(saved, digits, tmp_path, monkeypatch):
+    """Where there is something to resume; else what the config says to load is loaded."""
+    from mmengine.runner import Runner
+
+    configs = []
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: sys.exit(configs.append(cfg)))
+    monkeypatch.chdir(ROOT)
+    if saved:
+        (tmp_path / 'epoch_1.pth').touch()
+        (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    (tmp_path / 'other.pth').touch()
+    arguments = (
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        *tiny(digits, f'load_from={tmp_path}/other.pth'),
+    )
+    monkeypatch.setattr(sys, 'argv', ['tools/train.py', CONFIG, *map(str, arguments)])
+    with pytest.raises(SystemExit):
+        runpy.run_path('tools/train.py', run_name='__main__')
+    (cfg,) = configs
+    assert cfg.resume == saved
+    assert cfg.load_from == str(tmp_path / ('epoch_1.pth' if saved else 'other.pth'))
 
 
 def test_the_seed_of_every_epoch_is_another(trained):
