@@ -63,10 +63,10 @@ class EagerSCSA(torch.autograd.Function):
         x, y, a, *saved = ctx.saved_tensors
         params, strips = saved[:COUNT], saved[COUNT:]
         with no_autocast(x), replay(ctx.random_state, x.device):
-            if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
-                out = compose(ctx.options, x, join(params, wide(x)))
-                return (None, *gradients(out, [x, *params], d_out, create_graph=True))
             joined = join(params, wide(x))
+            if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
+                out = compose(ctx.options, x, joined)
+                return (None, *gradients(out, [x, *params], d_out, create_graph=True))
             d_x, d_joined = first_gradients(ctx.options, d_out, x, y, a, strips, joined)
             return (None, d_x, *split(d_joined, params))
 
