@@ -148,6 +148,61 @@ def test_a_failed_command_shows_cause_and_end_of_its_log(tmp_path, capfd):
     assert len((tmp_path / 'log.txt').read_text().splitlines()) == 50
 
 
+@pytest.fixture
+def pip_that_says(tmp_path, monkeypatch):
+    """An environment whose Python is a script: it says a line and fails, then, later, does not."""
+    slept = []
+    monkeypatch.setattr(env.time, 'sleep', slept.append)
+
+    def make(line, failures):
+        environment = env.Environment('paper', tmp_path)
+        environment.made.mkdir()
+        environment.python = tmp_path / 'python'
+        tried = tmp_path / 'tried'
+        environment.python.write_text(
+            f'#!/bin/sh\necho x >> {tried}\n'
+            f'[ $(wc -l < {tried}) -gt {failures} ] && exit\necho "{line}"\nexit 1\n'
+        )
+        environment.python.chmod(0o755)
+        environment.slept, environment.tries = slept, lambda: len(tried.read_text().split())
+        return environment
+
+    return make
+
+
+@pytest.mark.parametrize(
+    'says',
+    [
+        'WARNING: Connection interrupted while downloading.',
+        'error: incomplete-download',
+        'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.',
+        'pip._vendor.urllib3.exceptions.ReadTimeoutError: HTTPSConnectionPool: Read timed out.',
+        "WARNING: Retrying (Retry(total=0, connect=None)) after: 'NewConnectionError()'",
+    ],
+)
+def test_a_download_that_breaks_off_is_tried_again(pip_that_says, capfd, says):
+    environment = pip_that_says(says, failures=2)
+    environment._pip('packages', 'packages', 'install')
+    assert environment.tries() == 3
+    assert environment.slept == list(env.PAUSES[:2])
+    said = capfd.readouterr().err
+    assert 'packages: the network or the index failed; trying again in 15 s' in said
+
+
+def test_a_network_that_stays_away_ends_in_one_error(pip_that_says):
+    environment = pip_that_says('error: incomplete-download', failures=99)
+    with pytest.raises(env.EnvError, match=r'packages: failed; the whole log is'):
+        environment._pip('packages', 'packages', 'install')
+    assert environment.tries() == len(env.PAUSES) + 1
+
+
+def test_what_no_waiting_mends_is_not_tried_again(pip_that_says):
+    environment = pip_that_says('ERROR: No matching distribution found for torch==9', failures=1)
+    with pytest.raises(env.EnvError):
+        environment._pip('packages', 'packages', 'install')
+    assert (environment.tries(), environment.slept) == (1, [])
+
+
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
     (tmp_path / 'thesis.tex').write_text('x')
     with pytest.raises(env.EnvError, match='no virtual environment'):

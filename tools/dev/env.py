@@ -49,9 +49,22 @@ nvcc = subprocess.check_output([CUDA_HOME + '/bin/nvcc', '--version'], text=True
 assert 'release ' + torch.version.cuda.split('.')[0] + '.' in nvcc
 """
 
+# What pip says, once it has tried a few times in a row, of a network or an index that fails now.
+# No requirement of ours has a hash: where pip 24 misses one, the index's, a download was cut short.
+NETWORK_FAILED = re.compile(
+    r'incomplete-download|Connection (interrupted|broken|reset|refused|aborted)|IncompleteRead'
+    r'|ReadTimeout|timed out|ProtocolError|NewConnectionError|Retrying \(Retry'
+    r'|DO NOT MATCH THE HASHES'
+)
+PAUSES = (15, 60, 180, 300)  # seconds before pip is run again; an index that stumbles needs minutes
+
 
 class EnvError(Exception):
     """Something the person at the keyboard can mend; its message is one line that says how."""
+
+
+class NetworkError(EnvError):
+    """The network or the index failed: what another attempt may mend."""
 
 
 class Progress:
@@ -122,10 +135,11 @@ def follow(command, what, log, env=None):
     """Runs `command`, keeps its output in `log` and shows how far it is.
 
     Raises:
-        EnvError: It failed; the telling lines of the log have been shown.
+        NetworkError: It failed, and the network's trouble is in its output.
+        EnvError: It failed for another reason. The telling lines of the log have been shown.
     """
     progress, notes = Progress(what), Notes()
-    errors, tail = [], deque(maxlen=10)
+    errors, tail, network_failed = [], deque(maxlen=10), False
     with open(log, 'w', encoding='utf-8') as out, subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -141,6 +155,7 @@ def follow(command, what, log, env=None):
                 tail.append(line)
                 if 'error:' in line.lower():
                     errors.append(line)
+                network_failed = network_failed or bool(NETWORK_FAILED.search(line))
             note = notes(line)
             if note:
                 progress.show(note)
@@ -149,7 +164,8 @@ def follow(command, what, log, env=None):
         # The cause comes first in a compiler's log, last in pip's.
         shown = [*errors[:5], '...\n', *tail]
         sys.stderr.writelines(f'  | {line}' for line in shown)
-        raise EnvError(f'{what}: failed; the whole log is {log}')
+        kind = NetworkError if network_failed else EnvError
+        raise kind(f'{what}: failed; the whole log is {log}')
 
 
 class Environment:
@@ -322,7 +338,14 @@ class Environment:
 
     def _pip(self, step, what, *arguments, env=None):
         command = [self.python, '-m', 'pip', *arguments, '--disable-pip-version-check']
-        follow([str(part) for part in command], what, self._log(step), env)
+        command = [str(part) for part in command]
+        for pause in PAUSES:
+            try:
+                return follow(command, what, self._log(step), env)
+            except NetworkError:
+                _say(f'{what}: the network or the index failed; trying again in {pause} s')
+                time.sleep(pause)
+        return follow(command, what, self._log(step), env)
 
     def _log(self, step):
         return self.made / f'{step}-log.txt'
