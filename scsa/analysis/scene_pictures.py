@@ -21,6 +21,7 @@ from mmengine.structures import InstanceData
 from .complexity import build
 
 SCORE = 0.5  # boxes below it are not drawn
+ROOM = 9  # pixels that a name takes; nearer to the upper edge it stands inside its box
 IGNORED = 255  # mmseg's label of pixels that count for nothing
 
 
@@ -38,7 +39,8 @@ def draw(cfg: Config, checkpoint: Path, out: Path, count: int) -> None:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     count = min(count, len(dataset))
-    figure, axes = plt.subplots(2, count, figsize=(1.7 * count, 3.7), squeeze=False)
+    size = dict(figsize=(1.7 * count, 3.7), layout='constrained')
+    figure, axes = plt.subplots(2, count, squeeze=False, **size)
     for column, (above, below) in enumerate(axes.T):
         item = dataset[column]
         batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])
@@ -57,7 +59,7 @@ def draw(cfg: Config, checkpoint: Path, out: Path, count: int) -> None:
             draw_boxes(below, found[found.scores >= SCORE], names)
     axes[0, 0].set_title('truth', loc='left', fontsize=9)
     axes[1, 0].set_title('predicted', loc='left', fontsize=9)
-    figure.tight_layout(pad=0.3, h_pad=0.8)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # inches
     figure.savefig(out, dpi=120)
     plt.close(figure)
 
@@ -81,7 +83,7 @@ def draw_boxes(axis: Axes, instances: InstanceData, names: Sequence[str]) -> Non
             *(x1, y1, names[instances.labels[i]] + score),
             fontsize=6,
             color='white',
-            verticalalignment='bottom',
+            verticalalignment='bottom' if y1 > ROOM else 'top',
             bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
             clip_on=True,
         )
