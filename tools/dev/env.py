@@ -56,7 +56,7 @@ NETWORK_FAILED = re.compile(
     r'|ReadTimeout|timed out|ProtocolError|NewConnectionError|Retrying \(Retry'
     r'|DO NOT MATCH THE HASHES'
 )
-PAUSES = (15, 60, 180, 300)  # seconds before pip is run again; an index that stumbles needs minutes
+PAUSES = (15, 60, 180, 300, 600)  # seconds before pip is run again: an index may need minutes
 
 
 class EnvError(Exception):
