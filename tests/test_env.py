@@ -196,8 +196,13 @@ def test_a_network_that_stays_away_ends_in_one_error(pip_that_says):
     assert environment.tries() == len(env.PAUSES) + 1
 
 
-def test_what_no_waiting_mends_is_not_tried_again(pip_that_says):
-    environment = pip_that_says('ERROR: No matching distribution found for torch==9', failures=1)
+@pytest.mark.parametrize(
+    'before', ['', 'WARNING: Retrying (Retry(total=4))' + '\nx.cpp' * 10 + '\n']
+)
+def test_what_no_waiting_mends_is_not_tried_again(pip_that_says, before):
+    """Nor trouble of the network that pip has got over, before something else failed."""
+    says = f'{before}ERROR: No matching distribution found for torch==9'
+    environment = pip_that_says(says, failures=1)
     with pytest.raises(env.EnvError):
         environment._pip('packages', 'packages', 'install')
     assert (environment.tries(), environment.slept) == (1, [])

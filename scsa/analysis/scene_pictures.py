@@ -39,8 +39,9 @@ def draw(cfg: Config, checkpoint: Path, out: Path, count: int) -> None:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     count = min(count, len(dataset))
-    size = dict(figsize=(1.7 * count, 3.7), layout='constrained')
-    figure, axes = plt.subplots(2, count, squeeze=False, **size)
+    figure, axes = plt.subplots(
+        2, count, figsize=(1.7 * count, 3.7), squeeze=False, layout='constrained'
+    )
     for column, (above, below) in enumerate(axes.T):
         item = dataset[column]
         batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])

@@ -135,11 +135,11 @@ def follow(command, what, log, env=None):
     """Runs `command`, keeps its output in `log` and shows how far it is.
 
     Raises:
-        NetworkError: It failed, and the network's trouble is in its output.
+        NetworkError: It failed, and its last lines tell of the network's trouble.
         EnvError: It failed for another reason. The telling lines of the log have been shown.
     """
     progress, notes = Progress(what), Notes()
-    errors, tail, network_failed = [], deque(maxlen=10), False
+    errors, tail = [], deque(maxlen=10)
     with open(log, 'w', encoding='utf-8') as out, subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -155,7 +155,6 @@ def follow(command, what, log, env=None):
                 tail.append(line)
                 if 'error:' in line.lower():
                     errors.append(line)
-                network_failed = network_failed or bool(NETWORK_FAILED.search(line))
             note = notes(line)
             if note:
                 progress.show(note)
@@ -164,7 +163,8 @@ def follow(command, what, log, env=None):
         # The cause comes first in a compiler's log, last in pip's.
         shown = [*errors[:5], '...\n', *tail]
         sys.stderr.writelines(f'  | {line}' for line in shown)
-        kind = NetworkError if network_failed else EnvError
+        # At the end of it only: what came before, pip has got over.
+        kind = NetworkError if NETWORK_FAILED.search(''.join(tail)) else EnvError
         raise kind(f'{what}: failed; the whole log is {log}')
 
 
@@ -338,14 +338,14 @@ class Environment:
 
     def _pip(self, step, what, *arguments, env=None):
         command = [self.python, '-m', 'pip', *arguments, '--disable-pip-version-check']
-        command = [str(part) for part in command]
-        for pause in PAUSES:
+        for pause in (*PAUSES, None):
             try:
-                return follow(command, what, self._log(step), env)
+                return follow([str(part) for part in command], what, self._log(step), env)
             except NetworkError:
+                if pause is None:
+                    raise
                 _say(f'{what}: the network or the index failed; trying again in {pause} s')
                 time.sleep(pause)
-        return follow(command, what, self._log(step), env)
 
     def _log(self, step):
         return self.made / f'{step}-log.txt'
