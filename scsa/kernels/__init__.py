@@ -1,7 +1,7 @@
 """How SCSA is computed: the steps as functions, the paths through them, the switch between paths.
 
 =============  ===================================================================================
-``auto``       ``triton`` where it can run, else ``eager`` (the default)
+``auto``       ``eager`` (the default); ``triton`` only once it is measured, see TRITON_IN_AUTO
 ``eager``      PyTorch's own operations in place, keeping little but the input for the backward pass
 ``triton``     kernels of our own for NVIDIA GPUs, or an error that says why not
 ``reference``  the published formulation step by step, to compare with
@@ -23,6 +23,9 @@ from torch import Tensor
 
 BACKENDS = ('auto', 'eager', 'triton', 'reference')
 LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in 32 bits
+# Whether 'auto' takes the Triton kernels on a CUDA GPU. Not before docs/benchmarks.md holds what
+# `make gpu-check` measured with the present kernels on a real one.
+TRITON_IN_AUTO = False
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 
 # Before torch 2.3 the question had no public name.
@@ -86,7 +89,8 @@ def use_triton(x: Tensor, averages: bool, path: str) -> bool:
     Raises:
         RuntimeError: if ``path`` names the kernels and they cannot.
     """
-    if path == 'eager' or (path == 'auto' and not x.is_cuda) or x.size(0) == 0:
+    asked = path == 'triton' or (path == 'auto' and TRITON_IN_AUTO and x.is_cuda)
+    if not asked or x.size(0) == 0:
         return False
     obstacle = triton_obstacle(x, averages)
     if obstacle and path == 'triton':

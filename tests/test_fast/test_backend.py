@@ -118,11 +118,20 @@ class OnGPU:
 def test_auto_takes_the_kernels_where_they_can_run(
     monkeypatch, x, version, capability, averages, expected
 ):
+    monkeypatch.setattr(kernels, 'TRITON_IN_AUTO', True)
     monkeypatch.setattr(kernels, 'triton_version', lambda: version)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(torch.version, 'hip', None)
     assert kernels.use_triton(x, averages, 'auto') is expected
     assert not kernels.use_triton(x, averages, 'eager')
+
+
+def test_auto_takes_no_kernels_that_no_gpu_has_run(monkeypatch):
+    monkeypatch.setattr(kernels, 'triton_version', lambda: 3)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
+    monkeypatch.setattr(torch.version, 'hip', None)
+    assert not kernels.use_triton(OnGPU(2, 8, 7, 7), True, 'auto')
+    assert kernels.use_triton(OnGPU(2, 8, 7, 7), True, 'triton')
 
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.complex64])
