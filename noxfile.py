@@ -18,8 +18,13 @@ TASKS = {
         'tests/test_configs/test_classification.py',
         'tests/test_tools/test_train_and_test.py',
     ),
-    'module': ('tests/test_attention', 'tests/test_fast', 'tests/test_import.py'),
-    'kernels': ('tests/test_fast/test_triton.py', 'tests/test_fast/test_triton_compiles.py'),
+    'module': (
+        'tests/test_attention',
+        'tests/test_ops',
+        'tests/test_benchmark',
+        'tests/test_import.py',
+    ),
+    'kernels': ('tests/test_ops/test_triton.py', 'tests/test_ops/test_triton_compiles.py'),
     'whole': ('tests',),
 }
 OPENMMLAB = ('attention', 'backbones', 'classification', 'whole')

@@ -11,13 +11,14 @@ from setuptools.command.sdist import sdist
 
 MIM = Path('scsa', '.mim')
 PACKED = [Path('configs'), Path('tools'), Path('model-index.yml')]
+DEV = Path('tools', 'dev')  # for work on the project itself: not packed
 
 
 def packed_files():
     """Yields every file that goes under `scsa/.mim`, relative to the checkout."""
     for top in PACKED:
         for path in sorted(top.rglob('*')) if top.is_dir() else [top]:
-            if path.is_file() and '__pycache__' not in path.parts:
+            if path.is_file() and '__pycache__' not in path.parts and DEV not in path.parents:
                 yield path
 
 

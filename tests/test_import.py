@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scsa.versions import troubles
+from scsa.openmmlab.versions import troubles
 
 ROOT = Path(__file__).parents[1]
 

@@ -50,7 +50,10 @@ def packed(folder):
     return {
         path.relative_to(folder).as_posix()
         for path in files
-        if path.is_file() and '__pycache__' not in path.parts
+        if path.is_file()
+        and '__pycache__' not in path.parts
+        # What is for work on the project itself is not packed.
+        and folder / 'tools' / 'dev' not in path.parents
     }
 
 
@@ -229,7 +232,7 @@ def test_what_a_base_of_ours_defines_is_looked_for_in_its_default_scope(tmp_path
     base.write_text("head = dict(type='LinearClsHead', num_classes=2, in_channels=4)")
     child = tmp_path / 'child.py'
     child.write_text("_base_ = 'scsa::classification/base.py'")
-    monkeypatch.setattr(scsa.config_bases, 'CONFIGS', tmp_path)
+    monkeypatch.setattr(scsa.openmmlab.config_bases, 'CONFIGS', tmp_path)
     init_default_scope('mmpretrain')
     assert MODELS.build(Config.fromfile(child).head).num_classes == 2
 

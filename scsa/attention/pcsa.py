@@ -5,8 +5,8 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels import is_compiling
-from ..kernels.functional import (
+from ..ops import is_compiling
+from ..ops.functional import (
     channel_gate,
     check_input,
     pool_windows,

@@ -5,9 +5,9 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels import path_for, use_triton
-from ..kernels.eager import Options, eager_scsa
-from ..kernels.functional import check_input
+from ..ops import path_for, use_triton
+from ..ops.eager import Options, eager_scsa
+from ..ops.functional import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
 
@@ -68,7 +68,7 @@ class SCSA(SMSA, PCSA):
 
     @torch.jit.unused
     def _fast(self, x: Tensor, path: str) -> Tensor:
-        """The same with little memory and traffic; see :mod:`scsa.kernels`."""
+        """The same with little memory and traffic; see :mod:`scsa.ops`."""
         if path == 'reference':
             from .reference import scsa_reference
 
@@ -81,7 +81,7 @@ class SCSA(SMSA, PCSA):
             self.gate_layer == 'softmax',
         )
         if use_triton(x, options.averages, path):
-            from ..kernels.fused import TritonSCSA
+            from ..ops.fused import TritonSCSA
 
             return TritonSCSA.apply(options, x, *self.raw_parameters())
         conv_d = self.conv_d.weight if self.recombine else None

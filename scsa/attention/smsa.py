@@ -5,8 +5,8 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels import is_compiling
-from ..kernels.functional import check_input, convolve_strips, join_kernels, strip_gate, widen
+from ..ops import is_compiling
+from ..ops.functional import check_input, convolve_strips, join_kernels, strip_gate, widen
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('convolve_strips')

@@ -68,7 +68,7 @@ def main() -> None:
     args = parse_args()
     import torch
 
-    from scsa.analysis import benchmark
+    from scsa.benchmark import timing
 
     if args.mode == 'draw':
         draw(existing(args.json, 'results', 'write them with --out'))
@@ -81,7 +81,7 @@ def main() -> None:
     rows = {'module': modules, 'model': models, 'bars': hold_bars}[args.mode](args, device)
     if args.out:
         source = args.out.with_suffix('.json')
-        benchmark.save(source, rows)
+        timing.save(source, rows)
         if args.mode == 'bars':
             return
         try:
@@ -92,17 +92,17 @@ def main() -> None:
 
 def draw(source: Path) -> None:
     try:
-        from scsa.analysis import benchmark_figures
+        from scsa.benchmark import figures
     except ModuleNotFoundError as error:
         raise UserError(f'{error}; install matplotlib to draw') from error
-    benchmark_figures.draw(source, source.with_suffix('.png'))
+    figures.draw(source, source.with_suffix('.png'))
     print(f'{source}, {source.with_suffix(".png").name}')
 
 
 def modules(args: argparse.Namespace, device) -> list:
     import torch
 
-    from scsa.analysis import benchmark_modules as measure
+    from scsa.benchmark import modules as measure
 
     paths = args.paths or measure.paths_of(device)
     if args.sweep:
@@ -135,7 +135,7 @@ def check_autocast(device, dtypes: list) -> None:
 
 
 def models(args: argparse.Namespace, device) -> list:
-    from scsa.analysis import benchmark_models as measure
+    from scsa.benchmark import models as measure
 
     if args.until_full and device.type != 'cuda':
         raise UserError('--until-full: the memory of a CPU does not end; give --batch')
@@ -165,17 +165,17 @@ def models(args: argparse.Namespace, device) -> list:
 
 
 def hold_bars(args: argparse.Namespace, device) -> list:
-    from scsa.analysis import benchmark_bars
+    from scsa.benchmark import bars
 
-    known = list(benchmark_bars.GROUPS[device.type])
+    known = list(bars.GROUPS[device.type])
     unknown = [name for name in args.groups if name not in known]
     if unknown:
         raise UserError(f'no bars {unknown[0]!r} on {device.type}; there are {", ".join(known)}')
     found = []
-    for bar in benchmark_bars.measure(device, args.groups or known, args.repeats, show):
+    for bar in bars.measure(device, args.groups or known, args.repeats, show):
         show(f'{bar.what}: {bar.verdict}')
         found.append(bar)
-    print(benchmark_bars.table(found))
+    print(bars.table(found))
     return [bar.row() for bar in found]
 
 

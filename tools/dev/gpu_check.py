@@ -30,7 +30,7 @@ from scsa.cli import UserError, run  # noqa: E402
 
 DIGITS_CONFIG = 'configs/quickstart/resnet18_digits_scsa.py'
 DIGITS_BAR = 90  # top-1 in percent; float32 gives 99 and more, guessing 10
-MACHINE = 'import json, scsa.analysis.benchmark as b; print(json.dumps(b.machine()))'
+MACHINE = 'import json, scsa.benchmark.timing as b; print(json.dumps(b.machine()))'
 MARK = 'pytest.mark.gpu'
 WORDS = 300  # of an error, in characters
 SUMMARY = 24  # lines at the end of a benchmark's output

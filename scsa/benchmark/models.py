@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cli import UserError
-from .benchmark import bytes_kept, peak_bytes, summary
 from .resnet import ResNet50
+from .timing import bytes_kept, peak_bytes, summary
 
 
 def build_model(name: str) -> nn.Module:
@@ -27,7 +27,7 @@ def build_model(name: str) -> nn.Module:
         raise UserError(f'config not found: {name}; or use resnet50 or resnet50_scsa')
     from mmengine.config import Config
 
-    from .complexity import build
+    from ..analysis.complexity import build
 
     return build(Config.fromfile(name))
 

@@ -18,8 +18,8 @@ def register() -> None:
     if find_spec('mmengine'):
         versions.warn(stacklevel=3)
     for package, module in (
-        ('mmengine', 'scsa.config_bases'),
-        ('mmengine', 'scsa.plugin'),
+        ('mmengine', 'scsa.openmmlab.config_bases'),
+        ('mmengine', 'scsa.openmmlab.plugin'),
         ('mmpretrain', 'scsa.backbones'),
     ):
         if find_spec(package) is None:

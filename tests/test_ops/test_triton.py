@@ -12,11 +12,11 @@ from fast_cases import STAGES, distance, output_and_gradients, random_map, rando
 from torch.utils.checkpoint import checkpoint
 
 import scsa
-from scsa import SCSA, kernels
-from scsa.kernels.eager import Options
+from scsa import SCSA, ops
+from scsa.ops.eager import Options
 
 pytest.importorskip('triton', minversion='3')
-fused = importlib.import_module('scsa.kernels.fused')
+fused = importlib.import_module('scsa.ops.fused')
 
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'
@@ -250,7 +250,7 @@ class TestOnGPU:
         check(SCSA(shape[1]), torch.randn(shape))
 
     def test_auto_takes_the_kernels_once_they_are_measured(self, monkeypatch):
-        monkeypatch.setattr(kernels, 'TRITON_IN_AUTO', True)
+        monkeypatch.setattr(ops, 'TRITON_IN_AUTO', True)
         calls = []
         apply = fused.TritonSCSA.apply
         monkeypatch.setattr(fused.TritonSCSA, 'apply', lambda *a: calls.append(a) or apply(*a))
@@ -310,7 +310,7 @@ class TestOnGPU:
             assert distance(a, b) < 1e-6
 
     def test_without_triton_the_eager_path_is_taken(self, monkeypatch):
-        monkeypatch.setattr(kernels, 'triton_version', lambda: 0)
+        monkeypatch.setattr(ops, 'triton_version', lambda: 0)
         monkeypatch.setattr(fused.TritonSCSA, 'apply', None)
         module, x = SCSA(16).cuda(), torch.randn(2, 16, 14, 14, device='cuda')
         expected = output_and_gradients(reference(module), module, x)

@@ -16,11 +16,11 @@ from fast_cases import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from scsa.analysis.benchmark import bytes_kept
 from scsa.attention import SCSA, scsa_reference
-from scsa.kernels import mean_attention
-from scsa.kernels.eager import EagerSCSA
-from scsa.kernels.strips import kernel_gradient
+from scsa.benchmark.timing import bytes_kept
+from scsa.ops import mean_attention
+from scsa.ops.eager import EagerSCSA
+from scsa.ops.strips import kernel_gradient
 
 CHANNELS_LAST = torch.channels_last
 

@@ -6,8 +6,8 @@ from fast_cases import distance, output_and_gradients, reference
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scsa.attention import SCSA
-from scsa.kernels import mean_attention
-from scsa.kernels.one_token import (
+from scsa.ops import mean_attention
+from scsa.ops.one_token import (
     REACH,
     one_token_attention,
     one_token_gradients,

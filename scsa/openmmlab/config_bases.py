@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 PREFIX = 'scsa::'
-CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 
 _resolve = Config._get_cfg_path
 

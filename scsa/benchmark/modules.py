@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..attention import SCSA, scsa_reference
-from ..kernels import backend, triton_version
-from .benchmark import bytes_kept, geometric_mean, in_turn, peak_bytes, summary
+from ..ops import backend, triton_version
+from .timing import bytes_kept, geometric_mean, in_turn, peak_bytes, summary
 
 STAGES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))  # of a ResNet-50 at 224 x 224
 SWEEPS = {

@@ -11,8 +11,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from scsa import SCSA
-from scsa.kernels import fused
-from scsa.kernels.eager import Options
+from scsa.ops import fused
+from scsa.ops.eager import Options
 
 TYPES = {
     torch.float32: '*fp32',

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scsa.analysis import benchmark
-from scsa.analysis import benchmark_models as models
-from scsa.analysis import benchmark_modules as modules
-from scsa.analysis.resnet import ResNet50
+from scsa.benchmark import models, modules, timing
+from scsa.benchmark.resnet import ResNet50
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis' / 'benchmark.py'
 
@@ -47,13 +45,13 @@ def test_module_mode_writes_and_draws_what_it_measured(tmp_path):
 
 
 def test_sweeps_are_drawn(tmp_path, monkeypatch):
-    figures = pytest.importorskip('scsa.analysis.benchmark_figures')
+    figures = pytest.importorskip('scsa.benchmark.figures')
     monkeypatch.setattr(
         modules, 'SWEEPS', dict(pixels=[(1, 8, 7, 7), (1, 8, 9, 9)], channels=[(1, 8, 7, 7)])
     )
     rows = [*modules.measure_sweeps(torch.device('cpu'), ['reference', 'eager'], 2)]
     assert {row['sweep'] for row in rows} == {'pixels', 'channels'}
-    benchmark.save(tmp_path / 'sweep.json', rows)
+    timing.save(tmp_path / 'sweep.json', rows)
     figures.draw(tmp_path / 'sweep.json', tmp_path / 'sweep.png')
     assert (tmp_path / 'sweep.png').stat().st_size > 10_000
 
@@ -119,10 +117,10 @@ def test_batches_are_doubled_until_the_memory_is_full(monkeypatch):
 
 
 def test_the_published_protocol_is_saved_and_drawn(tmp_path, monkeypatch):
-    figures = pytest.importorskip('scsa.analysis.benchmark_figures')
+    figures = pytest.importorskip('scsa.benchmark.figures')
     run = models.ModelRun('resnet50_scsa', torch.device('cpu'), (32, 32))
     monkeypatch.setattr(run, 'step', lambda images: None)
-    benchmark.save(tmp_path / 'published.json', [models.published_protocol(run)])
+    timing.save(tmp_path / 'published.json', [models.published_protocol(run)])
     figures.draw(tmp_path / 'published.json', tmp_path / 'published.png')
     assert (tmp_path / 'published.png').stat().st_size > 5_000
 
@@ -157,7 +155,7 @@ def test_mistakes_end_in_one_line(arguments, message):
 def test_kept_bytes_count_storages_once_and_no_parameters():
     x = torch.randn(4, 4, requires_grad=True)
     layer = torch.nn.Linear(4, 4)
-    assert benchmark.bytes_kept(lambda x: layer(x).relu() + layer(x), layer, x) == 2 * 64
+    assert timing.bytes_kept(lambda x: layer(x).relu() + layer(x), layer, x) == 2 * 64
 
 
 @pytest.mark.parametrize('attention', [True, False])
@@ -181,5 +179,5 @@ def test_the_resnet_is_that_of_the_backbones(attention):
     [([2.0], (2, 2, 2)), ([1.0, 2.0], (1.25, 1.5, 1.75)), ([5.0, 1, 2, 3, 4], (2, 3, 4))],
 )
 def test_the_spread_lies_within_what_was_measured(times, expected):
-    found = benchmark.summary(times)
+    found = timing.summary(times)
     assert (found['low'], found['ms'], found['high']) == expected

@@ -14,10 +14,8 @@ from typing import Callable, Iterator, NamedTuple
 import torch
 
 from ..attention import SCSA, scsa_reference
-from ..kernels import backend
-from . import benchmark
-from . import benchmark_models as models
-from . import benchmark_modules as modules
+from ..ops import backend
+from . import models, modules, timing
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 KEPT = (1.2, 1.2, 1.4, 2.0)  # at the four stages, in bytes of the input
@@ -93,7 +91,7 @@ def cpu_stages(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
         ('eager', 'forward + backward', 1.6),
         ('compiled', 'forward', 2.8),
     ):
-        mean = benchmark.geometric_mean(_chosen(rows, path, passes, 'reference_over'))
+        mean = timing.geometric_mean(_chosen(rows, path, passes, 'reference_over'))
         yield Bar(f'{path} {passes}, four stages: reference / ours', limit, mean, at_least=True)
     kept = _chosen(rows, 'eager', 'forward + backward', 'kept')
     for stage, limit, figure in zip(modules.STAGES, KEPT, kept):
@@ -117,7 +115,7 @@ def cpu_networks(device: torch.device, repeats: int, show: Show) -> Iterator[Bar
 def _kept_per_image(config: str, device: torch.device, batch: int = 4) -> float:
     path = CONFIGS / 'classification' / f'{config}.py'
     run = models.ModelRun(str(path), device, (224, 224), training=True, backbone=True)
-    return benchmark.bytes_kept(run.function, run.model, run.images(batch)) / batch / 2**20
+    return timing.bytes_kept(run.function, run.model, run.images(batch)) / batch / 2**20
 
 
 def cpu_digits(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
@@ -130,7 +128,7 @@ def cpu_digits(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
         yield Bar(what, limit, missing=missing)
         return
     calls = {name: digits_epoch(name) for name in ('resnet18_digits', 'resnet18_digits_scsa')}
-    times = benchmark.in_turn(calls, device, EPOCHS, warmup=1)
+    times = timing.in_turn(calls, device, EPOCHS, warmup=1)
     yield _ratio(what, limit, times, show)
 
 
@@ -178,7 +176,7 @@ def cpu_growth(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
 
     for passes, of in (('forward', forward), ('forward + backward', both)):
         with backend('eager'):
-            times = benchmark.in_turn({n: of(x) for n, x in maps.items()}, device, repeats)
+            times = timing.in_turn({n: of(x) for n, x in maps.items()}, device, repeats)
         yield _ratio(f'growth, {passes}: {large} / {small}', 1.5, times, show)
 
 
@@ -204,7 +202,7 @@ def gpu_stages(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
     for passes in ('forward', 'forward + backward'):
         what = f'fp16 {passes}, four stages, batch {GPU_BATCH}: reference / ours'
         ratios = _chosen(rows, 'triton', passes, 'reference_over')
-        mean = benchmark.geometric_mean(ratios) if rows else math.nan
+        mean = timing.geometric_mean(ratios) if rows else math.nan
         yield Bar(what, 3.0, mean, at_least=True, missing=missing)
 
 
@@ -254,7 +252,7 @@ def _error(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pat
 
 def _ratio(what: str, limit: float, times: dict[str, list[float]], show: Show) -> Bar:
     """The second over the first, by their medians."""
-    found = {name: benchmark.summary(values) for name, values in times.items()}
+    found = {name: timing.summary(values) for name, values in times.items()}
     for name, t in found.items():
         show(f'{what}: {name} {t["ms"]:.1f} ms ({t["low"]:.1f}-{t["high"]:.1f})')
     first, second = (t['ms'] for t in found.values())

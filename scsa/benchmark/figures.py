@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from .benchmark_models import pass_name
+from .models import pass_name
 
 
 def draw(source: Path, out: Path) -> None:

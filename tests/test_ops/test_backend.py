@@ -8,21 +8,21 @@ import pytest
 import torch
 
 import scsa
-from scsa import kernels
+from scsa import ops
 from scsa.attention import SCSA, scsa_reference
 
 
 def test_holds_inside_the_block_only():
     x = torch.randn(1, 8, 7, 7)
-    assert kernels.path_for(x) == 'auto'
+    assert ops.path_for(x) == 'auto'
     with scsa.backend('reference'):
-        assert kernels.path_for(x) == 'reference'
+        assert ops.path_for(x) == 'reference'
         with scsa.backend('eager'):
-            assert kernels.path_for(x) == 'eager'
-        assert kernels.path_for(x) == 'reference'
+            assert ops.path_for(x) == 'eager'
+        assert ops.path_for(x) == 'reference'
     with pytest.raises(KeyError), scsa.backend('reference'):
         raise KeyError
-    assert kernels.path_for(x) == 'auto'
+    assert ops.path_for(x) == 'auto'
 
 
 def test_reference_is_the_reference():
@@ -40,7 +40,7 @@ def test_unknown_names_are_refused():
 @pytest.mark.parametrize(('value', 'expected'), [('reference', 'reference'), ('eager', 'eager')])
 def test_environment_variable(value, expected):
     found = ask(value)
-    assert found.returncode == 0 and found.stdout.split() == [expected]
+    assert found.returncode == 0 and found.stdout.split()[-1] == expected
 
 
 def test_a_wrong_environment_variable_says_so():
@@ -49,7 +49,7 @@ def test_a_wrong_environment_variable_says_so():
 
 
 def ask(value):
-    code = 'import torch; from scsa.kernels import path_for; print(path_for(torch.ones(1)))'
+    code = 'import torch; from scsa.ops import path_for; print(path_for(torch.ones(1)))'
     return subprocess.run(
         [sys.executable, '-c', code],
         env={**os.environ, 'SCSA_BACKEND': value},
@@ -59,7 +59,7 @@ def ask(value):
 
 
 def test_other_devices_take_the_plain_composition():
-    assert kernels.path_for(torch.ones(1, device='meta')) == 'plain'
+    assert ops.path_for(torch.ones(1, device='meta')) == 'plain'
     module = SCSA(8).to('meta')
     assert module(torch.ones(2, 8, 9, 9, device='meta')).shape == (2, 8, 9, 9)
 
@@ -73,7 +73,7 @@ def test_other_devices_take_the_plain_composition():
     ],
 )
 def test_triton_runs_or_says_why_not(monkeypatch, options, x, message):
-    monkeypatch.setattr(kernels, 'triton_version', lambda: 3)
+    monkeypatch.setattr(ops, 'triton_version', lambda: 3)
     if 'on a GPU' not in message:
         monkeypatch.setenv('TRITON_INTERPRET', '1')
     else:
@@ -84,7 +84,7 @@ def test_triton_runs_or_says_why_not(monkeypatch, options, x, message):
 
 @pytest.mark.parametrize('version', [0, 2])
 def test_old_triton_is_refused(monkeypatch, version):
-    monkeypatch.setattr(kernels, 'triton_version', lambda: version)
+    monkeypatch.setattr(ops, 'triton_version', lambda: version)
     with pytest.raises(RuntimeError, match='needs Triton 3 or newer'), scsa.backend('triton'):
         SCSA(8)(torch.ones(1, 8, 7, 7))
 
@@ -118,20 +118,20 @@ class OnGPU:
 def test_auto_takes_the_kernels_where_they_can_run(
     monkeypatch, x, version, capability, averages, expected
 ):
-    monkeypatch.setattr(kernels, 'TRITON_IN_AUTO', True)
-    monkeypatch.setattr(kernels, 'triton_version', lambda: version)
+    monkeypatch.setattr(ops, 'TRITON_IN_AUTO', True)
+    monkeypatch.setattr(ops, 'triton_version', lambda: version)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(torch.version, 'hip', None)
-    assert kernels.use_triton(x, averages, 'auto') is expected
-    assert not kernels.use_triton(x, averages, 'eager')
+    assert ops.use_triton(x, averages, 'auto') is expected
+    assert not ops.use_triton(x, averages, 'eager')
 
 
 def test_auto_takes_no_kernels_that_no_gpu_has_run(monkeypatch):
-    monkeypatch.setattr(kernels, 'triton_version', lambda: 3)
+    monkeypatch.setattr(ops, 'triton_version', lambda: 3)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
     monkeypatch.setattr(torch.version, 'hip', None)
-    assert not kernels.use_triton(OnGPU(2, 8, 7, 7), True, 'auto')
-    assert kernels.use_triton(OnGPU(2, 8, 7, 7), True, 'triton')
+    assert not ops.use_triton(OnGPU(2, 8, 7, 7), True, 'auto')
+    assert ops.use_triton(OnGPU(2, 8, 7, 7), True, 'triton')
 
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.complex64])

@@ -165,7 +165,7 @@ def test_compiled_on_a_gpu(dynamic, dtype, tolerance):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_a_compiled_resnet_trains_under_autocast():
-    from scsa.analysis.resnet import ResNet50
+    from scsa.benchmark.resnet import ResNet50
 
     model = ResNet50(attention=True).cuda()
     function = compiled(model)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scsa.kernels.sums import gated_sum, row_numbers, sum_columns, sum_last, sum_rows
+from scsa.ops.sums import gated_sum, row_numbers, sum_columns, sum_last, sum_rows
 
 KINDS = {
     'float32': lambda x: x.float(),

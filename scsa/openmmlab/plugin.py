@@ -2,7 +2,7 @@
 
 from mmengine.registry import MODELS
 
-from .attention import SCSA
+from ..attention import SCSA
 
 
 @MODELS.register_module(name='SCSA')

@@ -1,0 +1,1 @@
+"""What OpenMMLab is told of SCSA: registration, the plugin layer, config bases, versions."""
