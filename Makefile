@@ -1,6 +1,5 @@
-# LANE= chooses the stack, a file of requirements/; VENV= names the environment's folder and
-# PYTHON= its interpreter.
-LANE ?= paper
+# LANE= chooses the environment, a file of requirements/; VENV= names its folder and PYTHON= its
+# interpreter. Without LANE= it is paper if its Python can be had, else modern.
 VENV ?= .venv-$(LANE)
 TASK ?= $(if $(filter torch-%,$(LANE)),module,whole)
 PYTHON ?=
@@ -11,13 +10,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
+.PHONY: help env env-full demo demo-compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
-# $(call make_env,LANE,VENV)
-make_env = python=$$(tools/dev/find_python.sh "$(1)" "$(2)") && "$$python" tools/dev/env.py "$(1)" --venv "$(2)"
 DEV = .venv-dev
+ENV = $(DEV)/bin/python tools/dev/env.py
+BENCH_PYTHON ?=
+BENCH = PYTHONPATH=. $(or $(BENCH_PYTHON),$(RUN)) tools/analysis/benchmark.py
 NOX = $(DEV)/bin/python -m nox
 REPORT = $(RUN) tools/analysis/quickstart_report.py
 
@@ -27,11 +27,17 @@ help: ## what there is
 	@echo '             TASK=whole|attention|kernels|backbones|classification  PYTEST_ARGS='
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
-env: ## the environment with mmcv-lite (minutes): enough for classification
-	@$(call make_env,$(LANE),$(VENV))
+ifndef LANE
+CHOOSES = env env-full demo demo-compare test bench-cpu gpu-wheels
+.PHONY: $(CHOOSES)
+$(CHOOSES): dev
+	@lane=$$($(ENV) choose $(if $(filter-out .venv-,$(VENV)),--venv "$(VENV)")) && $(MAKE) $@ LANE="$$lane"
+else
+env: dev ## the environment with mmcv-lite (minutes): enough for classification
+	@$(ENV) "$(LANE)" --venv "$(VENV)"
 
-env-full: ## the environment with mmcv's compiled ops, for detection and segmentation too
-	@$(call make_env,$(LANE),$(VENV)) --full
+env-full: dev ## the environment with mmcv's compiled ops, for detection and segmentation too
+	@$(ENV) "$(LANE)" --venv "$(VENV)" --full
 
 demo: env data/digits ## trains ResNet-18 with SCSA on handwritten digits, tests it, prints top-1
 	$(call train_and_test,resnet18_digits_scsa)
@@ -44,17 +50,21 @@ demo-compare: demo ## the same without SCSA, both results side by side
 test: dev ## the test suite of the lane; TASK= names parts of it
 	@VENV="$(VENV)" $(NOX) -s $(addprefix $(LANE)-,$(TASK)) -- $(PYTEST_ARGS)
 
+bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars first; BENCH_PYTHON= another torch
+	@$(BENCH) bars --device cpu --threads 2 --out work_dirs/bench_cpu/bars
+	@$(BENCH) module --device cpu --threads 2 --sweep --paths reference eager --out work_dirs/bench_cpu/sweep
+
+gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
+	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
+
+endif
+
 test-all: dev ## lint and the test suites of all lanes
 	@env -u VENV -u PYTHON $(NOX) -- $(PYTEST_ARGS)
 
 test-matrix: dev ## writes what the sessions found into docs/versions.md
 	@$(DEV)/bin/python tools/dev/run_record.py write
 
-BENCH_PYTHON ?=
-BENCH = PYTHONPATH=. $(or $(BENCH_PYTHON),$(RUN)) tools/analysis/benchmark.py
-bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars first; BENCH_PYTHON= another torch
-	@$(BENCH) bars --device cpu --threads 2 --out work_dirs/bench_cpu/bars
-	@$(BENCH) module --device cpu --threads 2 --sweep --paths reference eager --out work_dirs/bench_cpu/sweep
 
 bench-gpu: BENCH_PYTHON := $(or $(BENCH_PYTHON),python3)
 bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and Triton, no more
@@ -69,14 +79,18 @@ bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and
 gpu-check: ## tests, training and all figures on a GPU; WHEELS= is a folder of gpu-wheels
 	@$(or $(BENCH_PYTHON),python3) tools/dev/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_CHECK_ARGS)
 
-gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
-	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
-
 lint: dev ## ruff
 	@$(NOX) -s lint
 
 dev: # what runs the sessions and ruff
-	@$(call make_env,dev,$(DEV))
+	@for python in $(PYTHON) python3 python python3.12 python3.11 python3.10 python3.13; do \
+	  "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
+	  test ! -x $(DEV)/bin/python || python=$(DEV)/bin/python; \
+	  exec "$$python" tools/dev/env.py dev --venv $(DEV); \
+	done; echo 'error: no Python 3.8 or newer that runs; install one, or name it with PYTHON=' >&2; exit 2
+
+lock: dev ## the versions and hashes of requirements/locks, from the requirement files
+	@tools/dev/lock.sh
 
 clean: ## what builds and checks leave behind; not the environment, not data, not results
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -50,10 +50,8 @@ def lint(session):
 def environment(session, lane, full):
     """Completes the environment of a lane; returns its Python."""
     folder = os.environ.get('VENV') or f'.venv-{lane}'
-    finder = ('tools/dev/find_python.sh', lane, folder)
-    python = session.run(*finder, external=True, silent=True, log=False).strip()
     state = ('--full',) if full else ()
-    session.run(python, 'tools/dev/env.py', lane, '--venv', folder, *state, external=True)
+    session.run(sys.executable, 'tools/dev/env.py', lane, '--venv', folder, *state, external=True)
     return str(Path(folder, 'bin', 'python').absolute())
 
 
