@@ -91,15 +91,15 @@ def variables(pip_config):
 class Environment:
     """A virtual environment, made step by step."""
 
-    def __init__(self, lane, folder, dev=ROOT / '.venv-dev'):
-        self.lane, self.folder, self.dev = lane, Path(folder).absolute(), Path(dev)
+    def __init__(self, lane, folder):
+        self.lane, self.folder = lane, Path(folder).absolute()
+        self.dev = self.folder if lane == 'dev' else ROOT / '.venv-dev'
         self.python, self.made = self.folder / 'bin' / 'python', self.folder / 'made'
         self.lock, self.mmcv = REQUIREMENTS / 'locks' / f'{lane}.txt', MMCV.get(lane)
         text = (REQUIREMENTS / f'{lane}.txt').read_text()
         self.takes = re.search('^# python: (.*)', text, re.MULTILINE)[1].split()
-        pip_config = run(self.dev / 'bin' / 'python', '-m', 'pip', 'config', 'list')
-        self.env = variables(pip_config or '')
         self.pins = REQUIREMENTS / re.search('^-c (.*)', text, re.MULTILINE)[1]
+        self._read_pip_config()
 
     def make(self, full=False):
         """Completes the environment; `full` wants mmcv's ops, else either mmcv will do."""
@@ -107,6 +107,10 @@ class Environment:
         with open(f'{self.folder}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one run at a time
             self._make(full)
+
+    def _read_pip_config(self):
+        config = run(self.dev / 'bin' / 'python', '-m', 'pip', 'config', 'list')
+        self.env = variables(config or '')
 
     def _make(self, full):
         if self.folder.exists() and not (self.folder / 'pyvenv.cfg').exists():
@@ -132,6 +136,7 @@ class Environment:
         if not (self.made / f'{step}.{version}').exists():
             self._forget(step)
             action()
+            self.made.mkdir(exist_ok=True)
             (self.made / f'{step}.{version}').touch()
 
     def _forget(self, *steps):
@@ -175,9 +180,15 @@ class Environment:
                 f'{sys.executable} cannot make virtual environments; install its venv module '
                 '(Debian, Ubuntu: python3-venv), or name another with PYTHON='
             ) from None
-        pip = (self.python, '-m', 'pip', '--disable-pip-version-check', '-q', 'install')
-        if run(*pip, '-r', self.lock, quiet=False) is None:
-            raise EnvError(f'pip could not fill {self.folder}; mend what it says and run it again')
+        with tempfile.NamedTemporaryFile('w', suffix='.txt') as lock:
+            lock.write(re.search(r'^uv==(.*\\\n)+.*', self.lock.read_text(), re.MULTILINE)[0])
+            lock.flush()
+            pip = (self.python, '-m', 'pip', '--disable-pip-version-check', '-q', 'install')
+            command = (*pip, '--no-deps', '-r', lock.name)
+            if run(*command) is None and run(*command, quiet=False) is None:
+                raise EnvError('pip could not install uv; mend what it says above, and run again')
+        self._read_pip_config()
+        self._install('dev', '--no-deps', '-r', self.lock)
 
     def _install_packages(self):
         self._forget('ops', 'project')
