@@ -63,7 +63,7 @@ def run(*command, env=None, quiet=True):
     try:
         done = subprocess.run(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=to, env=env,
-            stderr=subprocess.DEVNULL if quiet else None, universal_newlines=True,
+            stderr=subprocess.DEVNULL if quiet else None, text=True,
         )  # fmt: skip
     except OSError:
         return None
@@ -113,9 +113,9 @@ class Environment:
         self.env = variables(config or '')
 
     def _make(self, full):
-        if self.folder.exists() and not (self.folder / 'pyvenv.cfg').exists():
-            if any(self.folder.iterdir()):
-                raise EnvError(f'{self.folder} is no virtual environment; choose another: VENV=')
+        ours = (self.folder / 'pyvenv.cfg').exists() or not self.folder.exists()
+        if not ours and any(self.folder.iterdir()):
+            raise EnvError(f'{self.folder} is no virtual environment; choose another with VENV=')
         if self.lane == 'dev':
             self._once('packages', _hash(self.lock.read_bytes(), sys.version), self._bootstrap)
             return
@@ -160,8 +160,10 @@ class Environment:
             self._uv('python', 'install', self.takes[0], UV_HTTP_RETRIES='1')
             found = self._uv('python', 'find', '--system', '--no-python-downloads', self.takes[0])
         if not found:
-            raise EnvError(f'no Python {" or ".join(self.takes)} for the {self.lane} environment '
-                           'here, and none could be fetched; install one, or name it: PYTHON=')  # fmt: skip
+            raise EnvError(
+                f'no Python {" or ".join(self.takes)} for the {self.lane} environment here, and '
+                'none could be fetched; install one, or name it with PYTHON='
+            )
         return found.strip()
 
     def _create(self):
@@ -232,9 +234,11 @@ class Environment:
         if env['FORCE_CUDA'] == '0':
             env['CUDA_VISIBLE_DEVICES'] = ''  # a visible GPU alone makes mmcv want nvcc
             if cuda:
-                wheels = "MMCV_WHEELS= with OpenMMLab's page of wheels for torch 2.1, CUDA 12.1, or "
-                say(f'warning: a GPU, but no nvcc of CUDA {cuda}: the ops will run on the CPU alone; '
-                    f'give {wheels if self.lane == "paper" else ""}the CUDA toolkit {cuda}')  # fmt: skip
+                wheels = "MMCV_WHEELS= with OpenMMLab's wheels for torch 2.1 and CUDA 12.1, or "
+                say(
+                    f'warning: a GPU, but no nvcc of CUDA {cuda}: the ops will run on the CPU '
+                    f'alone; give {wheels if self.lane == "paper" else ""}the CUDA toolkit {cuda}'
+                )
         say("mmcv: no prebuilt wheel; compiling takes 10 to 30 min, unless pip's cache has it")
         pip = (self.python, '-m', 'pip', 'wheel', '-v', '--no-deps', '-w', folder)
         follow((*pip, '--no-binary', self.mmcv, '--no-build-isolation', mmcv), env,
