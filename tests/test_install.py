@@ -283,9 +283,47 @@ def test_every_requirement_of_a_lane_is_pinned(lane, also):
     assert {*names(f'{lane}.txt'), *also} <= {exact.fullmatch(line)[1] for line in pins}
 
 
+@pytest.mark.parametrize('lane', ['paper', 'modern', 'torch-oldest', 'torch-newest', 'dev'])
+def test_the_lock_fits_the_requirement_files(lane):
+    from packaging.requirements import Requirement
+
+    folder = ROOT / 'requirements'
+    text = (folder / f'{lane}.txt').read_text()
+    pins = re.search(r'^-c (\S+)', text, re.MULTILINE)[1]
+
+    def asked(file):
+        for line in (folder / file).read_text().splitlines():
+            if line.startswith('-r '):
+                yield from asked(line[3:])
+            elif line and line[0] not in '-#':
+                yield re.match(r'[\w-]+', line)[0]
+
+    lock = re.sub(r' \\\n', ' ', (folder / 'locks' / f'{lane}.txt').read_text()).splitlines()
+    lock = [line.partition(' --hash=sha256:') for line in lock if line[0] not in ' #']
+    assert all(hashes for _, _, hashes in lock)
+    constraints = [
+        Requirement(line)
+        for line in (folder / pins).read_text().splitlines()
+        if line and line[0] != '#'
+    ]
+    for python in re.search('^# python: (.*)', text, re.MULTILINE)[1].split():
+        here = dict(python_version=python, python_full_version=f'{python}.10',
+                    sys_platform='linux', platform_system='Linux', platform_machine='x86_64',
+                    os_name='posix', platform_python_implementation='CPython')  # fmt: skip
+        locked, pinned = (
+            {r.name: str(r.specifier) for r in found if not r.marker or r.marker.evaluate(here)}
+            for found in ([Requirement(line) for line, _, _ in lock], constraints)
+        )
+        assert set(asked(f'{lane}.txt')) <= set(locked)
+        assert {name: pinned.get(name) for name in locked} == locked
+        assert ('mmcv-lite' in locked) == (lane in ('paper', 'modern'))
+        assert not {'mmcv', 'onedl-mmcv'} & set(locked)
+
+
 def test_no_lane_mixes_the_originals_with_the_forks():
     folder = ROOT / 'requirements'
-    modern = (folder / 'modern-constraints.txt').read_text() + (folder / 'modern.txt').read_text()
+    files = ('modern-constraints.txt', 'modern.txt', 'locks/modern.txt')
+    modern = ''.join((folder / file).read_text() for file in files)
     assert not re.search(r'^mm(?!cv-lite)\w+(=|$)', modern, re.MULTILINE)
     for lane in ('paper', 'torch-oldest', 'torch-newest'):
         assert 'onedl' not in (folder / f'{lane}.txt').read_text()
