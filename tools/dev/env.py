@@ -74,7 +74,7 @@ def variables(pip_config):
     """Returns the environment variables for uv: the user's, and what `pip config list` says."""
     said = dict(re.findall(r'^(\S+?\.[\w-]+)=(.*)$', pip_config, re.MULTILINE))
     found = {}
-    for section in ('global', 'install', ':env:.'):  # the later wins, as with pip
+    for section in ('global', 'install', ':env:'):  # the later wins, as with pip
         for name in PIP_TO_UV:
             if f'{section}.{name}' in said:
                 found[name] = ' '.join(ast.literal_eval(said[f'{section}.{name}']).split())
