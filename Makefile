@@ -28,7 +28,7 @@ help: ## what there is
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 ifndef LANE
-CHOOSES = env env-full demo demo-compare test bench-cpu gpu-wheels
+CHOOSES = env env-full demo demo-compare test bench-cpu gpu-wheels data/digits
 .PHONY: $(CHOOSES)
 $(CHOOSES): dev
 	@lane=$$($(ENV) choose $(if $(filter-out .venv-,$(VENV)),--venv "$(VENV)")) && $(MAKE) $@ LANE="$$lane"
@@ -47,7 +47,7 @@ demo-compare: demo ## the same without SCSA, both results side by side
 	$(call train_and_test,resnet18_digits)
 	@$(REPORT) work_dirs/resnet18_digits_scsa work_dirs/resnet18_digits
 
-test: dev ## the test suite of the lane; TASK= names parts of it
+test: dev ## the test suite; TASK= names parts of it
 	@VENV="$(VENV)" $(NOX) -s $(addprefix $(LANE)-,$(TASK)) -- $(PYTEST_ARGS)
 
 bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars first; BENCH_PYTHON= another torch
@@ -57,14 +57,17 @@ bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars fi
 gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
 	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
 
+data/digits: | env
+	@rm -rf $@.part
+	@$(RUN) tools/dataset_converters/digits.py --out $@.part
+	@mv $@.part $@ # so that a folder of that name is a whole one
 endif
 
-test-all: dev ## lint and the test suites of all lanes
+test-all: dev ## lint and the test suites of all environments
 	@env -u VENV -u PYTHON $(NOX) -- $(PYTEST_ARGS)
 
 test-matrix: dev ## writes what the sessions found into docs/versions.md
 	@$(DEV)/bin/python tools/dev/run_record.py write
-
 
 bench-gpu: BENCH_PYTHON := $(or $(BENCH_PYTHON),python3)
 bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and Triton, no more
@@ -95,11 +98,6 @@ lock: dev ## the versions and hashes of requirements/locks, from the requirement
 clean: ## what builds and checks leave behind; not the environment, not data, not results
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	@find scsa tools tests configs docs -name __pycache__ -prune -exec rm -rf {} +
-
-data/digits: | env
-	@rm -rf $@.part
-	@$(RUN) tools/dataset_converters/digits.py --out $@.part
-	@mv $@.part $@ # so that a folder of that name is a whole one
 
 # The last checkpoint, not the best: the digits have no third part to choose it on.
 define train_and_test
