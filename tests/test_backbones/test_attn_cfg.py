@@ -211,3 +211,19 @@ def test_without_timm_the_error_is_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(ImportError, match=r'^TimmAttention needs timm .+: pip install timm$'):
         ResNetSCSA(18, attn_cfg=dict(type='TimmAttention', name='se'))
+
+
+@pytest.mark.parametrize('backend', ['eager', pytest.param('inductor', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('backbone', ['resnet50', 'mobilenet', 'swin'])
+@pytest.mark.parametrize('name', ['SCSA', 'SMSA', 'PCSA', 'SELayer', 'se', 'eca', 'coord', 'ela'])
+def test_a_block_is_one_graph(name, backbone, backend):
+    torch._dynamo.reset()
+    model = BACKBONES[backbone][1](**BACKBONES[backbone][2], attn_cfg=attn_cfg(name)).eval()
+    if backbone == 'swin':  # around it mmengine's wrapper of the FFN is no graph, in plain Swin too
+        block, x = model.stages[0].blocks[0], torch.randn(2, 14 * 14, 32)
+        run = lambda x: block.attend(x, (14, 14))  # noqa: E731
+    else:
+        run = model.layer1[0]
+        x = torch.randn(2, run.in_channels if backbone == 'resnet50' else 16, 14, 14)
+    with torch.no_grad():
+        assert distance(torch.compile(run, fullgraph=True, backend=backend)(x), run(x)) < 1e-5
