@@ -188,6 +188,22 @@ def check_amp(cfg: Config, flag: bool) -> None:
     raise UserError(f'mixed precision needs a GPU and there is none; {mend}')
 
 
+def batch_note(cfg: Config, processes: int) -> str | None:
+    """One line if a step takes another number of images than the learning rate is for."""
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    if not base or scale.get('enable') or not cfg.train_dataloader.get('batch_size'):
+        return None
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    images = cfg.train_dataloader.batch_size * processes * counts
+    if images == base:
+        return None
+    return (
+        f'a step takes {images} images, but the learning rate is for {base}: '
+        'add --auto-scale-lr to scale it'
+    )
+
+
 def check_files(cfg: Config, loaders: list[str]) -> None:
     """Look for every local file and folder that the config names.
 

@@ -141,6 +141,30 @@ def test_a_launcher_that_needs_gpus(refused, digits):
 def test_scaling_the_learning_rate_needs_a_base(refused, digits):
     line = refused(TRAIN, CONFIG, '--auto-scale-lr', *tiny(digits))
     assert '--auto-scale-lr needs auto_scale_lr.base_batch_size' in line
+    assert 'optim_wrapper.accumulative_counts' in line
+
+
+@pytest.mark.parametrize(
+    ('processes', 'counts', 'enable', 'noted'),
+    [(1, 1, False, True), (8, 1, False, False), (2, 4, False, False), (1, 1, True, False)],
+)
+def test_a_batch_that_the_learning_rate_is_not_for(processes, counts, enable, noted):
+    from mmengine.config import Config
+
+    from scsa.engine.config import batch_note
+
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(accumulative_counts=counts),
+            auto_scale_lr=dict(base_batch_size=16, enable=enable),
+        )
+    )
+    note = batch_note(cfg, processes)
+    assert bool(note) == noted
+    if noted:
+        assert note.startswith('a step takes 2 images, but the learning rate is for 16: ')
+        assert '--auto-scale-lr' in note
 
 
 def test_an_output_of_unknown_kind(refused, tmp_path):
