@@ -162,3 +162,15 @@ def test_visdrone_counts_all_its_detections(evaluator, tmp_path):
     metric.dataset_meta = dict(classes=visdrone.CLASSES)
     metric.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(450, 600))])
     assert metric.evaluate(1)['coco/bbox_mAP'] == 1.0
+
+
+@pytest.mark.parametrize(
+    'name', config_names(*(f'detection/retinanet*{d}.py' for d in ('visdrone', 'exdark', 'flir')))
+)
+def test_retinanet_has_mmdets_augmentation_in_testing(name):
+    ours, theirs = read(name), get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    assert ours.tta_pipeline == theirs.tta_pipeline
+    detections = ours.model.test_cfg.max_per_img
+    assert ours.tta_model == dict(
+        theirs.tta_model, tta_cfg=dict(theirs.tta_model.tta_cfg, max_per_img=detections)
+    )
