@@ -57,8 +57,10 @@ def _known(name: str) -> str:
 
 def path_for(x: Tensor) -> str:
     """The path that was asked for, as far as a map allows one; else ``'plain'``."""
+    if is_compiling() or torch.jit.is_tracing():
+        return 'plain'
     # torch.fx passes proxies; fake tensors, functional tensors and others are subclasses.
-    if type(x) not in (Tensor, nn.Parameter) or is_compiling() or torch.jit.is_tracing():
+    if type(x) not in (Tensor, nn.Parameter):
         return 'plain'
     if torch._C._are_functorch_transforms_active() or _is_traced_by_make_fx():
         return 'plain'

@@ -58,7 +58,7 @@ def check(module, x, tolerance=1e-5):
     assert distance(found[0], expected[0]) < tolerance
     assert distance(found[1], expected[1]) < tolerance
     scale = max(e.abs().max() for e in expected[2:])  # some are zero but for rounding
-    published = output_and_gradients(reference(module), module, x)
+    published = output_and_gradients(reference(module), module, x.float())
     for a, b, c in zip(found[2:], expected[2:], published[2:]):
         # Sums of large terms: where they cancel, the published formulation is no more exact.
         limit = max(10 * tolerance * scale, (c.double() - b).abs().max())
