@@ -95,10 +95,10 @@ def passes_for(x: Tensor) -> ModuleType:
 
         interpreted = os.environ.get('TRITON_INTERPRET') == '1'
         if x.device not in _checked and not interpreted:
-            _checked.add(x.device)  # the check itself comes here again
             from .first_use import check
 
             check(triton_passes, x.device)
+            _checked.add(x.device)
     except Exception as error:  # a broken Triton raises whatever it likes
         _give_up(error)
         return torch_passes

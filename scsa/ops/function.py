@@ -47,10 +47,11 @@ class SCSAFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
         ctx.options = options
-        ctx.random_state = random_state(x.device) if options.dropout else None
         passes = passes_for(x)
 
         def step(passes: ModuleType):
+            # Here and not before: a step that is done again draws anew.
+            ctx.random_state = random_state(x.device) if options.dropout else None
             x_dense = passes.dense(x)
             out = torch.empty_like(x_dense)
             passes.prepare_backward(x_dense, options.window(x))

@@ -243,6 +243,24 @@ def test_asked_for_by_name_the_kernels_fail_with_the_cause(kernels_on_cpu, monke
     assert cause in str(found.value)
 
 
+def test_dropout_of_a_step_that_is_done_again_fits_its_gradient(kernels_on_cpu, monkeypatch):
+    module, x = SCSA(8, attn_drop_ratio=0.5), torch.randn(1, 8, 14, 14, requires_grad=True)
+
+    def step():
+        return torch.autograd.grad(module(x).square().sum(), x)[0]
+
+    torch.manual_seed(1)
+    with scsa.backend('eager'), torch.no_grad():
+        module(x)  # draws what the step that fails draws
+    with scsa.backend('eager'):
+        expected = step()
+    monkeypatch.setattr(dispatch, '_checked', {x.device})
+    break_it(kernels_on_cpu, monkeypatch, *FAILURES['resources'])
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match='are off'):
+        assert torch.equal(step(), expected)
+
+
 def test_kernels_that_work_stay_on_and_are_checked_once(kernels_on_cpu, monkeypatch):
     calls = []
     monkeypatch.setattr(first_use, 'results', counted(first_use.results, calls))
