@@ -12,6 +12,6 @@ block. A module that is compiled, scripted, traced or exported, a tensor subclas
 do not ask: they take the plain composition of :mod:`.plain`, and so do second derivatives.
 """
 
-from .dispatch import backend, is_compiling, path_for, triton_version
+from .dispatch import backend, is_compiling, path_for
 
-__all__ = ['backend', 'is_compiling', 'path_for', 'triton_version']
+__all__ = ['backend', 'is_compiling', 'path_for']
