@@ -88,6 +88,7 @@ setup(
         'mim': requirements('mminstall'),
         'optional': requirements('optional'),
         'tests': requirements('tests'),
+        'timm': requirements('timm'),
     },
     cmdclass={'build_py': BuildPy, 'sdist': SDist},
     zip_safe=False,

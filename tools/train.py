@@ -36,6 +36,7 @@ def main() -> None:
     from mmengine.runner import Runner
 
     from scsa.engine.config import (
+        batch_note,
         check_amp,
         check_files,
         explained,
@@ -60,7 +61,11 @@ def main() -> None:
             cfg.load_from = str(checkpoint)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+            raise UserError(
+                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, which has '
+                'none; keep the batch of the recipe by '
+                '--cfg-options optim_wrapper.accumulative_counts=N, and see docs/segmentation.md'
+            )
         cfg.auto_scale_lr.enable = True
     loaders = ['train_dataloader', 'val_dataloader']
     if args.no_validate:
@@ -72,6 +77,9 @@ def main() -> None:
 
     with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    note = batch_note(cfg, runner.world_size)
+    if note:
+        runner.logger.warning(note)
     with explained():
         for hook in (ClassNamesHook(), ResumableSeedHook(), ProgressLineHook()):
             runner.register_hook(hook)

@@ -1,5 +1,9 @@
 # RetinaNet, ResNet-50, thermal FLIR ADAS v2: the baseline.
-_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '../_base_/detection/flir.py']
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/detection/flir.py',
+    '../_base_/detection/retinanet_tta.py',
+]
 pretrained = 'checkpoints/resnet50_1xb128_in1k.pth'
 
 model = dict(

@@ -29,6 +29,7 @@ data_root = 'data/digits'
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,  # the images are so small that loading them takes no time
+    persistent_workers=False,  # else mmpretrain's own tools/train.py sets it
     dataset=dict(
         type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
     ),
@@ -37,6 +38,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=120,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline
     ),

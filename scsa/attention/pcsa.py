@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from ..ops.functional import (
+from ..ops.plain import (
     channel_gate,
     check_input,
     pool_windows,
     recombine_windows,
-    widen,
+    upcast,
 )
 from .smsa import GATES
 
@@ -19,7 +19,7 @@ torch.fx.wrap('check_input')
 torch.fx.wrap('channel_gate')
 torch.fx.wrap('pool_windows')
 torch.fx.wrap('recombine_windows')
-torch.fx.wrap('widen')
+torch.fx.wrap('upcast')
 
 DOWN_SAMPLE_MODES = ('avg_pool', 'max_pool', 'recombination')
 
@@ -140,7 +140,7 @@ class PCSA(nn.Module):
             y = pool_windows(x, self.down_sample_mode, self.window_size, as_means=generated)
         d = self.dim // self.head_num
         gate = channel_gate(
-            widen(y),
+            upcast(y),
             *self.channel_parameters(),
             d=d,
             dropout=self.attn_drop.p if self.training else 0.0,

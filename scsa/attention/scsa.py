@@ -5,9 +5,10 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import path_for, use_triton
-from ..ops.eager import Options, eager_scsa
-from ..ops.functional import check_input
+from ..ops import path_for
+from ..ops.function import compute_scsa
+from ..ops.parameters import Options
+from ..ops.plain import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
 
@@ -80,12 +81,8 @@ class SCSA(SMSA, PCSA):
             self.attn_drop.p if self.training else 0.0,
             self.gate_layer == 'softmax',
         )
-        if use_triton(x, options.averages, path):
-            from ..ops.fused import TritonSCSA
-
-            return TritonSCSA.apply(options, x, *self.raw_parameters())
         conv_d = self.conv_d.weight if self.recombine else None
-        return eager_scsa(options, x, *self.raw_parameters(), conv_d)
+        return compute_scsa(options, x, *self.raw_parameters(), conv_d)
 
     @torch.jit.unused
     def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:

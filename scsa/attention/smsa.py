@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from ..ops.functional import check_input, convolve_strips, join_kernels, strip_gate, widen
+from ..ops.parameters import join_kernels
+from ..ops.plain import check_input, convolve_strips, strip_gate, upcast
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('convolve_strips')
 torch.fx.wrap('join_kernels')
 torch.fx.wrap('strip_gate')
-torch.fx.wrap('widen')
+torch.fx.wrap('upcast')
 
 GATES = ('sigmoid', 'softmax')
 
@@ -97,7 +98,7 @@ class SMSA(nn.Module):
         """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
         kernel, bias = self.shared_kernel()
-        x_h, x_w = widen(x.mean(3)), widen(x.mean(2))  # (B, C, H), (B, C, W)
+        x_h, x_w = upcast(x.mean(3)), upcast(x.mean(2))  # (B, C, H), (B, C, W)
         unrolled = False
         if not torch.jit.is_scripting():
             unrolled = is_compiling()

@@ -1,10 +1,8 @@
 """What all three backbones do beyond their mmpretrain parents: load two kinds of checkpoints."""
 
-from typing import Dict
+from typing import Dict, List
 
 from torch import Tensor
-
-from ..attention import SCSA
 
 
 class CheckpointMismatch(ValueError):
@@ -14,10 +12,15 @@ class CheckpointMismatch(ValueError):
 class SCSABackbone:
     """Mixin, put before a backbone of mmpretrain, that loads SCSA checkpoints and plain ones.
 
-    A checkpoint either holds SCSA's parameters (ours and the published ones: all of them) or it is
-    one of the plain backbone (none of them). Anything else is refused with the first differences,
-    where mmengine would log a warning and train from wherever that left the model.
+    A checkpoint either holds the attention's parameters (of SCSA, ours and the published ones: all
+    of them) or it is one of the plain backbone (none of them). Anything else is refused with the
+    first differences, where mmengine would log a warning and train from wherever that left the
+    model.
     """
+
+    def attention_names(self) -> List[str]:
+        """Names of the modules that stand in SCSA's places, SCSA or not."""
+        raise NotImplementedError
 
     def is_free(self, key: str) -> bool:
         """Whether a checkpoint of the plain backbone may lack a key or hold it in another shape."""
@@ -40,15 +43,15 @@ class SCSABackbone:
     def _check_fit(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
         own = {key: value.shape for key, value in self.state_dict().items()}
         given = {k[len(prefix) :]: v.shape for k, v in state_dict.items() if k.startswith(prefix)}
-        scsa = tuple(f'{n}.' for n, m in self.named_modules() if isinstance(m, SCSA))
-        plain = not any(key.startswith(scsa) for key in given)
+        attention = tuple(f'{name}.' for name in self.attention_names())
+        plain = not any(key.startswith(attention) for key in given)
         differences = []
         for key, shape in own.items():
             # Torch before 1.0 did not count batches, and nothing here needs it.
             if self.is_free(key) or key.endswith('num_batches_tracked'):
                 continue
             if key not in given:
-                if not (plain and key.startswith(scsa)):
+                if not (plain and key.startswith(attention)):
                     differences.append(f'{key} is missing')
             elif given[key] != shape:
                 differences.append(f'{key} is {tuple(given[key])} and not {tuple(shape)}')

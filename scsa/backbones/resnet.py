@@ -1,23 +1,23 @@
 """ResNet with SCSA in every block (arXiv 2407.05128, section 4)."""
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch.utils.checkpoint as cp
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck, ResLayer, ResNet
 from torch import Tensor, nn
 
-from ..attention import SCSA
+from .attention import build_attention
 from .checkpoint import SCSABackbone
 
 
-def add_attention(block: nn.Module, after: str, scsa_cfg: Optional[Dict]) -> None:
-    """Give a block its SCSA, registered behind the layer of that name as in the published blocks.
+def add_attention(block: nn.Module, after: str, *cfgs: Optional[Dict]) -> None:
+    """Give a block its attention, registered behind that layer as in the published blocks.
 
     The forward pass does not care, but the state of an optimizer goes by the order of parameters.
     """
     names = list(block._modules)
-    block.attn = SCSA(block.mid_channels, **(scsa_cfg or {}))
+    block.attn = build_attention(block.mid_channels, *cfgs)
     for name in names[names.index(after) + 1 :]:
         block._modules[name] = block._modules.pop(name)
 
@@ -25,9 +25,15 @@ def add_attention(block: nn.Module, after: str, scsa_cfg: Optional[Dict]) -> Non
 class BasicBlockSCSA(BasicBlock):
     """mmpretrain's ``BasicBlock`` with SCSA between its two 3x3 convolutions."""
 
-    def __init__(self, *args, scsa_cfg: Optional[Dict] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        scsa_cfg: Optional[Dict] = None,
+        attn_cfg: Optional[Dict] = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        add_attention(self, self.norm1_name, scsa_cfg)
+        add_attention(self, self.norm1_name, attn_cfg, scsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         def residual(x: Tensor) -> Tensor:
@@ -45,9 +51,15 @@ class BasicBlockSCSA(BasicBlock):
 class BottleneckSCSA(Bottleneck):
     """mmpretrain's ``Bottleneck`` with SCSA between its 3x3 and its last 1x1 convolution."""
 
-    def __init__(self, *args, scsa_cfg: Optional[Dict] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        scsa_cfg: Optional[Dict] = None,
+        attn_cfg: Optional[Dict] = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        add_attention(self, self.norm2_name, scsa_cfg)
+        add_attention(self, self.norm2_name, attn_cfg, scsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         def residual(x: Tensor) -> Tensor:
@@ -73,6 +85,8 @@ class ResNetSCSA(SCSABackbone, ResNet):
     Args:
         scsa_cfg: Arguments of :class:`scsa.SCSA` but ``dim``, for every block; ``None`` for its
             defaults, which are the published settings.
+        attn_cfg: ``dict(type=…)`` of another attention in SCSA's place, for every block; see
+            :func:`build_attention`.
         **kwargs: Arguments of ``mmpretrain.models.ResNet``, ``depth`` above all.
     """
 
@@ -84,12 +98,23 @@ class ResNetSCSA(SCSABackbone, ResNet):
         152: (BottleneckSCSA, (3, 8, 36, 3)),
     }
 
-    def __init__(self, *args, scsa_cfg: Optional[Dict] = None, **kwargs) -> None:
-        self.scsa_cfg = scsa_cfg  # before the parent's constructor, which builds the layers
+    def __init__(
+        self,
+        *args,
+        scsa_cfg: Optional[Dict] = None,
+        attn_cfg: Optional[Dict] = None,
+        **kwargs,
+    ) -> None:
+        # Before the parent's constructor, which builds the layers.
+        self.scsa_cfg, self.attn_cfg = scsa_cfg, attn_cfg
         super().__init__(*args, **kwargs)
 
     def make_res_layer(self, **kwargs) -> ResLayer:
-        return ResLayer(scsa_cfg=self.scsa_cfg, **kwargs)
+        return ResLayer(scsa_cfg=self.scsa_cfg, attn_cfg=self.attn_cfg, **kwargs)
+
+    def attention_names(self) -> List[str]:
+        blocks = (BasicBlockSCSA, BottleneckSCSA)
+        return [f'{name}.attn' for name, m in self.named_modules() if isinstance(m, blocks)]
 
     def adapt_plain_keys(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
         """Leave out the classifier that torchvision keeps in its ResNet."""

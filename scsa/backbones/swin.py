@@ -1,13 +1,13 @@
 """Swin Transformer with SCSA. The paper has it, the published code has not: this is our reading."""
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch.utils.checkpoint as cp
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones.swin_transformer import SwinBlock, SwinTransformer
 from torch import Tensor, nn
 
-from ..attention import SCSA
+from .attention import build_attention
 from .checkpoint import SCSABackbone
 
 POSITIONS = ('attn', 'ffn', 'block', 'stage')
@@ -17,7 +17,7 @@ class SwinBlockSCSA(SwinBlock):
     """mmpretrain's ``SwinBlock`` with SCSA on one of its branches or behind it."""
 
     @classmethod
-    def convert(cls, block: SwinBlock, position: str, scsa_cfg: Dict) -> None:
+    def convert(cls, block: SwinBlock, position: str, *cfgs: Optional[Dict]) -> None:
         """Turn a built block into one with SCSA, in place.
 
         The parents name their classes in long constructors that we do not want to copy, so the
@@ -25,7 +25,7 @@ class SwinBlockSCSA(SwinBlock):
         """
         block.__class__ = cls
         block.position = position
-        block.scsa = SCSA(block.ffn.embed_dims, **scsa_cfg)
+        block.scsa = build_attention(block.ffn.embed_dims, *cfgs)
         # Stochastic depth drops a whole branch, so it comes after SCSA.
         block.drop_path = nn.Identity()
         if position == 'attn':
@@ -68,6 +68,8 @@ class SwinTransformerSCSA(SCSABackbone, SwinTransformer):
             ``'ffn'``, the same on the output of the FFN; ``'block'``, behind every block; or
             ``'stage'``, behind the last block of every stage.
         scsa_cfg: Arguments of :class:`scsa.SCSA` but ``dim``; ``None`` for its defaults.
+        attn_cfg: ``dict(type=…)`` of another attention in SCSA's place, for every block; see
+            :func:`build_attention`.
         **kwargs: Arguments of ``mmpretrain.models.SwinTransformer``, ``arch`` above all.
 
     Raises:
@@ -75,7 +77,12 @@ class SwinTransformerSCSA(SCSABackbone, SwinTransformer):
     """
 
     def __init__(
-        self, *args, position: str = 'attn', scsa_cfg: Optional[Dict] = None, **kwargs
+        self,
+        *args,
+        position: str = 'attn',
+        scsa_cfg: Optional[Dict] = None,
+        attn_cfg: Optional[Dict] = None,
+        **kwargs,
     ) -> None:
         if position not in POSITIONS:
             raise ValueError(f'position={position!r} is unknown; use one of {POSITIONS}')
@@ -84,7 +91,11 @@ class SwinTransformerSCSA(SCSABackbone, SwinTransformer):
             blocks = stage.blocks[-1:] if position == 'stage' else stage.blocks
             for block in blocks:
                 where = 'block' if position == 'stage' else position
-                SwinBlockSCSA.convert(block, where, scsa_cfg or {})
+                SwinBlockSCSA.convert(block, where, attn_cfg, scsa_cfg)
+
+    def attention_names(self) -> List[str]:
+        blocks = self.named_modules()
+        return [f'{name}.scsa' for name, m in blocks if isinstance(m, SwinBlockSCSA)]
 
     def is_free(self, key: str) -> bool:
         """The parent resizes positions on load; a classifier's checkpoint has one output norm."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..attention import SCSA, scsa_reference
-from ..ops import backend, triton_version
+from ..ops import backend
+from ..ops.dispatch import OLDEST_TRITON, triton_version
 from .timing import bytes_kept, geometric_mean, in_turn, peak_bytes, summary
 
 STAGES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))  # of a ResNet-50 at 224 x 224
@@ -132,7 +133,7 @@ def paths_of(device: torch.device) -> list[str]:
     return [
         path
         for path in PATHS
-        if path != 'triton' or (device.type == 'cuda' and triton_version() > 2)
+        if path != 'triton' or (device.type == 'cuda' and triton_version() >= OLDEST_TRITON)
     ]
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 import torch.distributed
@@ -18,6 +18,7 @@ from ..backbones.checkpoint import CheckpointMismatch
 from ..cli import UserError, existing
 
 DATA_HELP = 'docs/datasets.md shows the layout'
+RUNS = ('train', 'val', 'test')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,8 @@ def load_config(args: argparse.Namespace) -> Config:
     try:
         cfg = Config.fromfile(path)
         if args.cfg_options:
+            if 'data_root' in args.cfg_options:
+                move_data(cfg, args.cfg_options['data_root'])
             cfg.merge_from_dict(args.cfg_options)
     except UserError:
         raise
@@ -58,6 +61,47 @@ def load_config(args: argparse.Namespace) -> Config:
     set_launcher(cfg, args)
     set_loader_defaults(cfg)
     return cfg
+
+
+def move_data(cfg: Config, root: str) -> None:
+    """Let every loader and evaluator read below ``root`` what they read below the data root.
+
+    Mmengine has put the variable's old value into them when it read the config, so to change the
+    variable alone does nothing.
+
+    Raises:
+        UserError: The data are below several roots, or not below the config's variable.
+    """
+    parts = [f'{run}_{what}' for run in RUNS for what in ('dataloader', 'evaluator')]
+    found = {
+        f'{key}.data_root': str(dataset['data_root']).rstrip('/')
+        for part in parts
+        for key, dataset in _datasets(cfg.get(part), part)
+        if dataset.get('data_root')
+    }
+    roots = set(found.values())
+    old = str(cfg.get('data_root') or (roots.pop() if len(roots) == 1 else '')).rstrip('/')
+    if not old or not all(_below(path, old) for path in found.values()):
+        keys = ', '.join(found) or 'the paths of its dataloaders'
+        raise UserError(f'data_root={root} cannot stand for all data of this config; set {keys}')
+    for part in parts:
+        if cfg.get(part):
+            cfg[part] = _moved(cfg[part], old, str(root).rstrip('/') or '/')
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + '/')
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """A copy of ``node`` in which each path below one folder is below another."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_moved(value, old, new) for value in node)
+    if isinstance(node, str) and _below(node, old):
+        return new + node[len(old) :]
+    return node
 
 
 def set_loader_defaults(cfg: Config) -> None:
@@ -144,6 +188,22 @@ def check_amp(cfg: Config, flag: bool) -> None:
     raise UserError(f'mixed precision needs a GPU and there is none; {mend}')
 
 
+def batch_note(cfg: Config, processes: int) -> str | None:
+    """One line if a step takes another number of images than the learning rate is for."""
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    if not base or scale.get('enable') or not cfg.train_dataloader.get('batch_size'):
+        return None
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    images = cfg.train_dataloader.batch_size * processes * counts
+    if images == base:
+        return None
+    return (
+        f'a step takes {images} images, but the learning rate is for {base}: '
+        'add --auto-scale-lr to scale it'
+    )
+
+
 def check_files(cfg: Config, loaders: list[str]) -> None:
     """Look for every local file and folder that the config names.
 
@@ -152,23 +212,42 @@ def check_files(cfg: Config, loaders: list[str]) -> None:
         loaders: The dataloaders that the run will use, such as ``['train_dataloader']``.
 
     Raises:
-        UserError: naming the first missing one and the key to change.
+        UserError: naming all that are missing, each with the key to change.
     """
+    missing = {}
+
+    def require(path: str | None, what: str, how: str) -> bool:
+        """Note a path that is missing, once; False if it is."""
+        if path and '://' not in str(path) and not Path(path).exists():
+            missing.setdefault(str(path), f'{what} not found: {path}; {how}')
+            return False
+        return True
+
     for loader in loaders:
         for key, dataset in _datasets(cfg.get(loader), loader):
-            _check_dataset(key, dataset)
-        evaluators = cfg.get(loader.replace('dataloader', 'evaluator')) or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            _require(evaluator.get('ann_file'), 'annotation file', f'{loader}: {DATA_HELP}')
+            _check_dataset(key, dataset, require)
+        name = loader.replace('dataloader', 'evaluator')
+        evaluators = cfg.get(name) or []
+        several = isinstance(evaluators, (list, tuple))
+        for i, evaluator in enumerate(evaluators if several else [evaluators]):
+            key = f'{name}.{i}.ann_file' if several else f'{name}.ann_file'
+            require(evaluator.get('ann_file'), 'annotation file', f'set {key}; {DATA_HELP}')
     for key, checkpoint in _pretrained(cfg.model, 'model'):
-        _require(checkpoint, 'pretrained weights', f'set {key}.checkpoint or drop that init_cfg')
-    if cfg.get('load_from'):
-        _require(cfg.load_from, 'checkpoint', 'set load_from')
+        require(checkpoint, 'pretrained weights', _weights_help(key, str(checkpoint)))
+    require(cfg.get('load_from'), 'checkpoint', 'set load_from')
+    if missing:
+        raise UserError(' | '.join(missing.values()))
 
 
-def _require(path: str | None, what: str, how: str) -> None:
-    if path and '://' not in path:
-        existing(path, what, how)
+def _weights_help(key: str, checkpoint: str) -> str:
+    """How to get weights: by the config they are called after, where one of ours is."""
+    path = Path(checkpoint)
+    name = path.stem if path.parent.name == 'checkpoints' else path.parent.name
+    for folder in ('classification', 'quickstart'):
+        if (Path('configs') / folder / f'{name}.py').exists():
+            made = f'python tools/train.py configs/{folder}/{name}.py'
+            return f'set {key}.checkpoint, or make the file: {made}, then copy its last checkpoint'
+    return f'set {key}.checkpoint to the checkpoint of an ImageNet run'
 
 
 def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
@@ -183,20 +262,21 @@ def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
         yield from _datasets(child, name)
 
 
-def _check_dataset(key: str, dataset: dict) -> None:
+def _check_dataset(key: str, dataset: dict, require: Callable[[str, str, str], bool]) -> None:
     root = Path(dataset.get('data_root') or '')
     if '://' in str(dataset.get('data_root')):
         return
-    _require(str(root), 'data root', f'set {key}.data_root; {DATA_HELP}')
+    if not require(str(root), 'data root', f'set {key}.data_root; {DATA_HELP}'):
+        return
     if dataset.get('ann_file'):
-        _require(str(root / dataset['ann_file']), 'annotation file', f'{key}: {DATA_HELP}')
+        require(str(root / dataset['ann_file']), 'annotation file', f'{key}: {DATA_HELP}')
     prefix = dataset.get('data_prefix') or {}
     folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
     if dataset.get('type') == 'ImageNet' and not prefix:
         folders = [dataset.get('split')]
     for folder in folders:
         if folder:
-            _require(str(root / folder), 'data folder', f'{key}: {DATA_HELP}')
+            require(str(root / folder), 'data folder', f'{key}: {DATA_HELP}')
 
 
 def _pretrained(node: Any, key: str) -> Iterator[tuple[str, str]]:

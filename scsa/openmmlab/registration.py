@@ -10,7 +10,7 @@ from . import versions
 def register() -> None:
     """Import what registers itself, as far as OpenMMLab is installed.
 
-    With mmengine that is the plugin layer and the config bases, with mmpretrain the backbones too.
+    With mmengine that is the plugin layers and the config bases, with mmpretrain the backbones too.
     A package that is there but cannot be imported gives one warning that names the cause: the
     attention needs torch alone and goes on working. Versions that are known not to go together
     are warned of too.
@@ -20,6 +20,7 @@ def register() -> None:
     for package, module in (
         ('mmengine', 'scsa.openmmlab.config_bases'),
         ('mmengine', 'scsa.openmmlab.plugin'),
+        ('mmengine', 'scsa.openmmlab.timm_attention'),
         ('mmpretrain', 'scsa.backbones'),
     ):
         if find_spec(package) is None:

@@ -8,7 +8,7 @@ With one token :math:`q_i k_j` is a product of two numbers, so that
 
 takes d times the number of terms, where the matrix takes :math:`d^2` exponentials. What one adds to
 all k changes no softmax, so they are measured from the middle of their range: then the largest
-:math:`|q_i k_j|` of common maps is below 1, and up to :data:`REACH` the terms left out are smaller
+:math:`|q_i k_j|` of common maps is below 1, and up to :data:`LIMIT` the terms left out are smaller
 than what the type rounds (:math:`2^{16} / 16! < 4 \cdot 10^{-9}`, :math:`2^{32} / 32! < 10^{-25}`).
 """
 
@@ -18,15 +18,15 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-REACH = 2.0
+LIMIT = 2.0
 
 
-def within_reach(q: Tensor, k: Tensor) -> bool:
+def converges(q: Tensor, k: Tensor) -> bool:
     """Whether the series is exact for these (M, d); not so where one is not a number."""
     lowest, highest = torch.aminmax(k, dim=1)
     largest = (q.abs().amax(1) * (highest - lowest)).amax().detach()
     try:
-        return float(largest) <= 2 * REACH
+        return float(largest) <= 2 * LIMIT
     except RuntimeError:  # a fake tensor, or one that is traced: what it holds is not known
         return False
 
@@ -39,8 +39,8 @@ def one_token_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return above / below
 
 
-def one_token_gradients(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, d_a: Tensor
+def one_token_backward(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, grad_a: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, given ``a`` and its gradient; all (M, d)."""
     powers_q, powers_k, weights = powers_of(q, k)
@@ -48,11 +48,11 @@ def one_token_gradients(
     # The derivative of q^p / p! is the power before it.
     slope = torch.bmm(moments[:, :, 1:] * weights[:-1], powers_q[:, :-1])
     below = torch.bmm(moments[:, 1:] * weights, powers_q)[:, 0]
-    d_q = d_a * (slope[:, 0] - a * slope[:, 1]) / below
-    g = d_a / below
+    grad_q = grad_a * (slope[:, 0] - a * slope[:, 1]) / below
+    g = grad_a / below
     d = torch.stack([g, g * q, g * q * a], 1)
     d = torch.bmm(torch.bmm(d, powers_q.transpose(1, 2)) * weights, powers_k)
-    return d_q, v * d[:, 1] - d[:, 2], d[:, 0]
+    return grad_q, v * d[:, 1] - d[:, 2], d[:, 0]
 
 
 def powers_of(q: Tensor, k: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

@@ -1,11 +1,9 @@
-"""What a module computes and with which parameters, as the eager path takes them."""
+"""What a module computes and with which parameters."""
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
-
-from .functional import join_kernels
 
 COUNT = 21  # parameters one by one, some of them None
 
@@ -13,7 +11,7 @@ COUNT = 21  # parameters one by one, some of them None
 class Options(NamedTuple):
     """What a module computes, beside its parameters."""
 
-    d: int  # channels of a head
+    head_dim: int  # channels of a head
     window_size: int
     mode: str
     dropout: float  # 0 outside training
@@ -21,7 +19,16 @@ class Options(NamedTuple):
 
     @property
     def averages(self) -> bool:
+        """Whether windows are averaged: then the tokens are sums of rows and of columns."""
         return self.mode == 'avg_pool' or self.window_size == -1
+
+    def window(self, x: Tensor) -> Optional[Tuple[int, int]]:
+        """Height and width of a window of ``x`` in pixels; None where windows are not averaged."""
+        if not self.averages:
+            return None
+        height, width = x.size(2), x.size(3)
+        size = max(height, width) if self.window_size == -1 else self.window_size
+        return min(size, height), min(size, width)
 
 
 class Parameters(NamedTuple):
@@ -50,17 +57,20 @@ class Parameters(NamedTuple):
 
 def join(params: Sequence[Optional[Tensor]], dtype: torch.dtype) -> Parameters:
     """From the parameters one by one, in the order of ``SCSA.raw_parameters``, then ``conv_d``."""
-    weights, biases, strip_norms, norm = params[:4], params[4:8], params[8:12], params[12:14]
-    scales, shifts, conv_d = params[14:17], params[17:20], params[20]
-    joined = (
-        join_kernels(weights, [weight.size(2) for weight in weights]),
-        torch.cat(biases),
-        torch.cat(strip_norms[::2]),
-        torch.cat(strip_norms[1::2]),
-        *norm,
-        torch.stack(scales).view(3, -1, 1),
-        None if shifts[0] is None else torch.stack(shifts).view(3, -1, 1),
-        conv_d,
+    kernel_s, kernel_m, kernel_l, kernel_x, *params = params
+    bias_s, bias_m, bias_l, bias_x, weight_h, bias_h, weight_w, bias_w, *params = params
+    norm_weight, norm_bias, q, k, v, q_bias, k_bias, v_bias, conv_d = params
+    kernels = [kernel_s, kernel_m, kernel_l, kernel_x]
+    joined = Parameters(
+        kernel=join_kernels(kernels, [kernel.size(2) for kernel in kernels]),
+        bias=torch.cat([bias_s, bias_m, bias_l, bias_x]),
+        strip_weight=torch.cat([weight_h, weight_w]),
+        strip_bias=torch.cat([bias_h, bias_w]),
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        scale=torch.stack([q, k, v]).view(3, -1, 1),
+        shift=None if q_bias is None else torch.stack([q_bias, k_bias, v_bias]).view(3, -1, 1),
+        conv_d=conv_d,
     )
     return Parameters(*(p if p is None else p.to(dtype) for p in joined))
 
@@ -78,3 +88,11 @@ def split(d: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Te
     d_norm, d_shifts = (d.norm_weight, d.norm_bias), d.shift if d.shift is not None else [None] * 3
     found = [*d_weights, *d.bias.chunk(4), *d_strip_norms, *d_norm, *d.scale, *d_shifts, d.conv_d]
     return [p if p is None else g.reshape(p.shape).to(p.dtype) for g, p in zip(found, params)]
+
+
+def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
+    """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
+    reach = [(max(sizes) - size) // 2 for size in sizes]
+    return torch.cat(
+        [w if r == 0 else torch.constant_pad_nd(w, [r, r]) for w, r in zip(weights, reach)]
+    )

@@ -181,3 +181,10 @@ def test_the_resnet_is_that_of_the_backbones(attention):
 def test_the_spread_lies_within_what_was_measured(times, expected):
     found = timing.summary(times)
     assert (found['low'], found['ms'], found['high']) == expected
+
+
+@pytest.mark.parametrize(('version', 'there'), [((), False), ((3, 2), False), ((3, 3), True)])
+def test_the_triton_path_is_measured_on_a_gpu_whose_triton_can(monkeypatch, version, there):
+    monkeypatch.setattr(modules, 'triton_version', lambda: version)
+    found = modules.paths_of(torch.device('cuda'))
+    assert ('triton' in found) is there

@@ -58,3 +58,15 @@ def test_frozen_only_where_the_start_is_ours(name):
 def test_tables_of_the_docs_list_every_config():
     tables = [documented(ROOT / f'docs/{page}.md') for page in ('detection', 'segmentation')]
     assert sorted([*tables[0], *tables[1]]) == NAMES
+
+
+@pytest.mark.parametrize(
+    'path', sorted((CONFIGS / 'quickstart').glob('*.py')), ids=lambda p: p.stem
+)
+def test_quick_starts_suit_the_tools_of_the_packages(path):
+    """Mmpretrain's tools/train.py sets persistent workers where a config does not say."""
+    pytest.importorskip('mmdet')
+    cfg = read(f'quickstart/{path.name}')
+    for part in ('train', 'val', 'test'):
+        loader = cfg[f'{part}_dataloader']
+        assert loader.num_workers > 0 or loader.get('persistent_workers') is False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from config_helpers import (
@@ -15,7 +17,7 @@ from config_helpers import (
     train_one_step,
 )
 from mmengine.hub import get_config
-from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
+from mmengine.registry import DATASETS, EVALUATOR, METRICS, DefaultScope
 
 from scsa import SCSA
 from scsa.analysis.complexity import count_parameters
@@ -136,3 +138,39 @@ def test_image_of_coco_size():
         maps = [level.shape for level in ours.backbone(batch['inputs'])]
         assert maps == [level.shape for level in plain.backbone(batch['inputs'])]
     assert result.pred_instances.bboxes.isfinite().all()
+
+
+@pytest.mark.parametrize('evaluator', ['val_evaluator', 'test_evaluator'])
+def test_visdrone_counts_all_its_detections(evaluator, tmp_path):
+    """300 perfect detections in one image are a mAP of one; at COCO's 100 it is a third."""
+    cfg = read('detection/faster-rcnn_r50_fpn_1x_visdrone.py')
+    boxes = [[x * 30, y * 30, 20, 20] for y in range(15) for x in range(20)]
+    truth = dict(
+        images=[dict(id=1, width=600, height=450, file_name='scene.jpg')],
+        categories=[dict(id=i, name=name) for i, name in enumerate(visdrone.CLASSES, 1)],
+        annotations=[
+            dict(id=i, image_id=1, category_id=1, bbox=box, area=400, iscrowd=0)
+            for i, box in enumerate(boxes, 1)
+        ],
+    )
+    path = tmp_path / 'truth.json'
+    path.write_text(json.dumps(truth))
+    corners = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes], dtype=torch.float32)
+    found = dict(bboxes=corners, scores=torch.ones(300), labels=torch.zeros(300, dtype=torch.long))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        metric = METRICS.build(dict(cfg[evaluator], ann_file=str(path)))
+    metric.dataset_meta = dict(classes=visdrone.CLASSES)
+    metric.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(450, 600))])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 1.0
+
+
+@pytest.mark.parametrize(
+    'name', config_names(*(f'detection/retinanet*{d}.py' for d in ('visdrone', 'exdark', 'flir')))
+)
+def test_retinanet_has_mmdets_augmentation_in_testing(name):
+    ours, theirs = read(name), get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    assert ours.tta_pipeline == theirs.tta_pipeline
+    detections = ours.model.test_cfg.max_per_img
+    assert ours.tta_model == dict(
+        theirs.tta_model, tta_cfg=dict(theirs.tta_model.tta_cfg, max_per_img=detections)
+    )

@@ -75,3 +75,26 @@ def test_width_that_res2net_announces_wrongly():
     model = build('mmdet', type='Res2Net', depth=50)
     with pytest.raises(ValueError, match='104'):
         model(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(type='SMSA'),
+        dict(type='PCSA', window_size=3),
+        dict(type='UnsharedSCSA'),
+        dict(type='TimmAttention', name='se'),
+        dict(type='TimmAttention', name='coord'),
+    ],
+)
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_other_attentions_are_plugins_too(scope, cfg):
+    if cfg['type'] == 'TimmAttention':
+        pytest.importorskip('timm', reason='timm is an extra: pip install timm')
+    plugin = dict(cfg=cfg, stages=(True,) * 4, position='after_conv2')
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(dict(type='ResNet', depth=50, plugins=[plugin]))
+    ours = ResNetSCSA(50, attn_cfg=cfg, out_indices=(0, 1, 2, 3))
+    assert model.state_dict().keys() == ours.state_dict().keys()
+    sum(level.mean() for level in model(torch.randn(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None for p in model.layer4[2].attn.parameters())

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from scsa.attention import SCSA, scsa_reference
 from scsa.benchmark.timing import bytes_kept
-from scsa.ops import mean_attention
-from scsa.ops.eager import EagerSCSA
-from scsa.ops.strips import kernel_gradient
+from scsa.ops import attention
+from scsa.ops.function import SCSAFunction
+from scsa.ops.gates import kernel_backward
 
 CHANNELS_LAST = torch.channels_last
 
@@ -81,8 +81,8 @@ def test_precision_against_float64(channels, size, dtype, tolerance, layout):
 
 def test_the_eager_path_is_the_default(monkeypatch):
     calls = []
-    apply = EagerSCSA.apply
-    monkeypatch.setattr(EagerSCSA, 'apply', lambda *args: calls.append(args) or apply(*args))
+    apply = SCSAFunction.apply
+    monkeypatch.setattr(SCSAFunction, 'apply', lambda *args: calls.append(args) or apply(*args))
     SCSA(8)(torch.randn(1, 8, 7, 7))
     assert len(calls) == 1
 
@@ -326,7 +326,7 @@ def test_a_map_changed_before_the_backward_pass_is_noticed():
 @pytest.mark.parametrize('name, value', [('MANY', 16), ('IN_CACHE', 600)])
 def test_the_attention_of_many_channels(name, value, window_size, monkeypatch):
     """In one kernel, and some matrices at a time: 600 values hold two of 16 x 16, not three."""
-    monkeypatch.setattr(mean_attention, name, value)
+    monkeypatch.setattr(attention, name, value)
     module = SCSA(32, head_num=2, window_size=window_size).double()
     x = torch.randn(3, 32, 14, 11, dtype=torch.float64)
     with Matrices(16) as matrices:
@@ -343,4 +343,4 @@ def test_the_kernel_gradient_of_long_and_short_strips():
         kernel = torch.zeros(3, 1, 5, dtype=torch.float64, requires_grad=True)
         u = torch.nn.functional.conv1d(strip, kernel, padding=2, groups=3)
         (expected,) = torch.autograd.grad(u, kernel, d_u)
-        torch.testing.assert_close(kernel_gradient(strip, d_u, 5), expected)
+        torch.testing.assert_close(kernel_backward(strip, d_u, 5), expected)

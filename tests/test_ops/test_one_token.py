@@ -6,12 +6,12 @@ from fast_cases import distance, output_and_gradients, reference
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scsa.attention import SCSA
-from scsa.ops import mean_attention
+from scsa.ops import attention
 from scsa.ops.one_token import (
-    REACH,
+    LIMIT,
+    converges,
     one_token_attention,
-    one_token_gradients,
-    within_reach,
+    one_token_backward,
 )
 
 
@@ -31,13 +31,13 @@ def queries_keys_values(reach, dtype, offset=0.0):
 )
 def test_equals_the_softmax(dtype, tolerance, reach, offset):
     q, k, v = queries_keys_values(reach, dtype, offset)
-    assert within_reach(q, k)
+    assert converges(q, k)
     inputs = [t.double().requires_grad_() for t in (q.clone(), k.clone(), v.clone())]
     attn = (inputs[0].unsqueeze(2) * inputs[1].unsqueeze(1)).softmax(2)
     expected = (attn @ inputs[2].unsqueeze(2)).squeeze(2)
     d_a = torch.randn_like(expected)
     a = one_token_attention(q, k, v)
-    found = a, *one_token_gradients(q, k, v, a, d_a.to(dtype))
+    found = a, *one_token_backward(q, k, v, a, d_a.to(dtype))
     for f, e in zip(found, (expected, *torch.autograd.grad(expected, inputs, d_a))):
         assert f.dtype == dtype
         if e.any():  # without queries the keys have no gradient
@@ -46,14 +46,14 @@ def test_equals_the_softmax(dtype, tolerance, reach, offset):
             assert f.abs().max() < tolerance
 
 
-def test_within_reach():
-    assert REACH == 2.0
+def test_converges():
+    assert LIMIT == 2.0
     q, k, _ = queries_keys_values(2.01, torch.float64)
-    assert not within_reach(q, k)
+    assert not converges(q, k)
     q, k, _ = queries_keys_values(1.0, torch.float64)
     for odd in (float('nan'), float('inf')):
-        assert not within_reach(torch.full_like(q, odd), k)
-        assert not within_reach(q, torch.where(k == k.max(), odd, k))
+        assert not converges(torch.full_like(q, odd), k)
+        assert not converges(q, torch.where(k == k.max(), odd, k))
 
 
 @pytest.mark.parametrize('strength, series', [(1.0, True), (50.0, False)])
@@ -63,11 +63,9 @@ def test_within_reach():
 @pytest.mark.filterwarnings('error')
 def test_a_module_with_one_token(heads, d, window_size, size, strength, series, monkeypatch):
     used = []
-    for name in ('one_token_attention', 'one_token_gradients'):
-        function = getattr(mean_attention, name)
-        monkeypatch.setattr(
-            mean_attention, name, lambda *args, f=function: used.append(f) or f(*args)
-        )
+    for name in ('one_token_attention', 'one_token_backward'):
+        function = getattr(attention, name)
+        monkeypatch.setattr(attention, name, lambda *args, f=function: used.append(f) or f(*args))
     torch.manual_seed(0)
     module = SCSA(d * heads, head_num=heads, window_size=window_size, qkv_bias=True).double()
     module.q.weight.data *= strength
@@ -79,7 +77,7 @@ def test_a_module_with_one_token(heads, d, window_size, size, strength, series, 
 
 
 def test_few_channels_and_several_tokens_take_the_matrix(monkeypatch):
-    monkeypatch.setattr(mean_attention, 'one_token_attention', None)
+    monkeypatch.setattr(attention, 'one_token_attention', None)
     SCSA(128)(torch.randn(1, 128, 7, 7))
     SCSA(256)(torch.randn(1, 256, 7, 14))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scsa.ops.sums import gated_sum, row_numbers, sum_columns, sum_last, sum_rows
+from scsa.ops.passes.torch import gated_sum, row_indices, sum_columns, sum_last, sum_rows
 
 KINDS = {
     'float32': lambda x: x.float(),
@@ -27,14 +27,14 @@ def close(found, expected, x):
 
 def test_only_float32_without_gaps_is_summed_as_bags(x):
     bags = x.dtype == torch.float32 and x.is_contiguous()
-    assert (row_numbers(x) is not None) == bags
-    assert row_numbers(x[:0]) is None
+    assert (row_indices(x) is not None) == bags
+    assert row_indices(x[:0]) is None
 
 
 @pytest.mark.parametrize('height', [1, 4, 7, 14])
 def test_sum_rows(x, height):
     expected = x.double().unfold(2, height, height).sum(4)
-    close(sum_rows(x, height, row_numbers(x)), expected, x)
+    close(sum_rows(x, height, row_indices(x)), expected, x)
     close(sum_rows(x, height), expected, x)
 
 
@@ -42,7 +42,7 @@ def test_sum_rows(x, height):
 def test_sum_of_gated_rows(height):
     x, gate = torch.randn(2, 3, 14, 40), torch.rand(2, 6, 14).chunk(2, 1)[1]
     expected = (x * gate.unsqueeze(3)).double().unfold(2, height, height).sum(4)
-    close(sum_rows(x, height, row_numbers(x), gate), expected, x)
+    close(sum_rows(x, height, row_indices(x), gate), expected, x)
 
 
 @pytest.mark.parametrize('width', [1, 7, 9, 33, 40])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tools_helpers import CONFIG, refusal, tiny
+from tools_helpers import CONFIG, ROOT, refusal, tiny
 
 TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 
@@ -35,6 +35,51 @@ def test_a_missing_data_root(refused, tmp_path):
     line = refused(TRAIN, CONFIG, *tiny(tmp_path / 'none'))
     assert f'data root not found: {tmp_path}/none; set train_dataloader.dataset.data_root' in line
     assert 'docs/datasets.md' in line
+
+
+def test_all_that_is_missing_is_one_message(refused, tmp_path):
+    config = 'configs/detection/faster-rcnn_r50_fpn_1x_visdrone.py'
+    line = refused(TRAIN, config, '--cfg-options', f'data_root={tmp_path}/none')
+    assert f'data root not found: {tmp_path}/none; set train_dataloader.dataset.data_root' in line
+    assert f'{tmp_path}/none/annotations/instances_val.json; set val_evaluator.ann_file' in line
+    assert 'pretrained weights not found: checkpoints/resnet50_1xb128_in1k.pth' in line
+    assert 'python tools/train.py configs/classification/resnet50_1xb128_in1k.py' in line
+    assert line.count('not found') == 3
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'classification/resnet50_1xb128_in1k_scsa.py',
+        'classification/swin-tiny_16xb64_in1k.py',
+        'detection/faster-rcnn_r50_fpn_1x_exdark.py',
+        'detection/faster-rcnn_r50_fpn_1x_voc0712.py',
+        'detection/retinanet_r50-scsa_fpn_1x_coco.py',
+        'quickstart/faster-rcnn_r18_scenes.py',
+        'quickstart/fpn_r18_scenes.py',
+        'quickstart/resnet18_digits.py',
+        'segmentation/fpn_r50_4xb4-160k_ade20k-512x512.py',
+    ],
+)
+def test_data_root_alone_moves_every_loader_and_evaluator(config):
+    pytest.importorskip('mmdet')
+    from mmengine.config import Config
+
+    from scsa.engine.config import move_data
+
+    cfg = Config.fromfile(ROOT / 'configs' / config)
+    move_data(cfg, '/elsewhere')
+    parts = [f'{a}_{b}' for a in ('train', 'val', 'test') for b in ('dataloader', 'evaluator')]
+    text = ' '.join(str(cfg.get(part)) for part in parts)
+    assert "'data/" not in text and "'/elsewhere" in text
+
+
+def test_data_root_that_cannot_stand_for_all_is_refused(refused, tmp_path):
+    path = tmp_path / 'two.py'
+    loaders = [f"{s}_dataloader = dict(dataset=dict(data_root='{s}'))" for s in ('train', 'val')]
+    path.write_text('\n'.join(loaders))
+    line = refused(TRAIN, path, '--cfg-options', 'data_root=/elsewhere')
+    assert 'set train_dataloader.dataset.data_root, val_dataloader.dataset.data_root' in line
 
 
 def test_imagenet_without_its_folders(refused, tmp_path):
@@ -96,6 +141,30 @@ def test_a_launcher_that_needs_gpus(refused, digits):
 def test_scaling_the_learning_rate_needs_a_base(refused, digits):
     line = refused(TRAIN, CONFIG, '--auto-scale-lr', *tiny(digits))
     assert '--auto-scale-lr needs auto_scale_lr.base_batch_size' in line
+    assert 'optim_wrapper.accumulative_counts' in line
+
+
+@pytest.mark.parametrize(
+    ('processes', 'counts', 'enable', 'noted'),
+    [(1, 1, False, True), (8, 1, False, False), (2, 4, False, False), (1, 1, True, False)],
+)
+def test_a_batch_that_the_learning_rate_is_not_for(processes, counts, enable, noted):
+    from mmengine.config import Config
+
+    from scsa.engine.config import batch_note
+
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(accumulative_counts=counts),
+            auto_scale_lr=dict(base_batch_size=16, enable=enable),
+        )
+    )
+    note = batch_note(cfg, processes)
+    assert bool(note) == noted
+    if noted:
+        assert note.startswith('a step takes 2 images, but the learning rate is for 16: ')
+        assert '--auto-scale-lr' in note
 
 
 def test_an_output_of_unknown_kind(refused, tmp_path):

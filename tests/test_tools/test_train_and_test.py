@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from tools_helpers import CONFIG, ROOT, environment, run_tool, tiny
+from tools_helpers import CONFIG, ROOT, environment, refusal, run_tool, tiny
 
 from scsa.cli import UserError
 from scsa.engine.config import last_checkpoint
@@ -83,8 +83,28 @@ def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, di
     assert len(samples) == 20 and {'pred_label', 'gt_label', 'img_path'} <= set(samples[0])
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 20
 
-    run_tool(*arguments, '--out', metrics, '--tta', *tiny(digits))
+    run_tool(*arguments, '--out', metrics, *tiny(digits))
     assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
+
+
+def test_no_mirror_images_where_training_has_none(digits, tmp_path, monkeypatch, capsys):
+    weights = tmp_path / 'weights.pth'
+    weights.touch()
+    line = refusal(monkeypatch, capsys, 'tools/test.py', CONFIG, weights, '--tta', *tiny(digits))
+    assert '--tta averages the flips of the training' in line
+
+
+def test_flips_are_those_of_the_training():
+    from mmengine.config import Config
+
+    from scsa.engine.testing import use_tta
+
+    cfg = Config.fromfile(ROOT / CONFIG)
+    flip = dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical'])
+    cfg.train_dataloader.dataset.pipeline.insert(1, flip)
+    use_tta(cfg)
+    views = cfg.tta_pipeline[-1]['transforms'][0]
+    assert [view.get('direction') for view in views] == [None, 'horizontal', 'vertical']
 
 
 def test_the_report_draws_curves_and_predictions(trained, digits):

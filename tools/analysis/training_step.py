@@ -26,7 +26,7 @@ def main() -> None:
     from mmengine.config import Config
 
     import scsa  # noqa: F401, configs without SCSA do not import it
-    from scsa.analysis import training_step
+    from scsa.benchmark import training_step
 
     cfg = Config.fromfile(existing(args.config, 'config', 'configs/classification holds ours'))
     if args.amp:

@@ -38,6 +38,10 @@ val_dataloader = dict(
         metainfo=dict(classes=classes),
     )
 )
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val.json',
+    proposal_nums=(10, 100, max_per_img),
+    use_mp_eval=True,  # pycocotools' own summary counts 100 detections, mmdet's the last number
+)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

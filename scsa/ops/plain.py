@@ -5,11 +5,13 @@ control flow depends on the shape of the input are compiled by tracing (``script
 traced module then runs at any other size.
 """
 
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .parameters import Options, Parameters
 
 
 def check_input(x: Tensor, dim: int) -> None:
@@ -37,17 +39,9 @@ def check_input(x: Tensor, dim: int) -> None:
 
 
 @torch.jit.script_if_tracing
-def widen(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """Half precision to float32: the strips and tokens are few and decide over the whole map."""
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
-
-
-def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
-    """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
-    reach = [(max(sizes) - size) // 2 for size in sizes]
-    return torch.cat(
-        [w if r == 0 else torch.constant_pad_nd(w, [r, r]) for w, r in zip(weights, reach)]
-    )
 
 
 def convolve(strips: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
@@ -219,3 +213,24 @@ def gate_of(a: Tensor, softmax: bool) -> Tensor:
     """(B, heads, d) to the gates (B, C)."""
     a = a.flatten(1)
     return a.softmax(1) if softmax else a.sigmoid()
+
+
+def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
+    """The same in plain operations, differentiable any number of times."""
+    u_h, u_w = convolve_strips(upcast(x).mean(3), upcast(x).mean(2), params.kernel, params.bias)
+    weight, bias = params.strip_weight.chunk(2), params.strip_bias.chunk(2)
+    a_h = strip_gate(u_h, weight[0], bias[0], options.softmax)
+    a_w = strip_gate(u_w, weight[1], bias[1], options.softmax)
+    x_s = x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
+    y = tokens(x_s, options, params.conv_d)
+    c = channel_gate(
+        y, *params.channel, options.head_dim, options.dropout, options.softmax, fused=False
+    )
+    return x_s * c.to(x.dtype)[:, :, None, None]
+
+
+def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
+    """(B, C, H, W) -> (B, C, H', W'), half precision upcast."""
+    if conv_d is not None:
+        return upcast(recombine_windows(x_s, conv_d.to(x_s.dtype), options.window_size))
+    return upcast(pool_windows(x_s, options.mode, options.window_size))

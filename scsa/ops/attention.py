@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .one_token import one_token_attention, one_token_gradients, within_reach
+from .one_token import converges, one_token_attention, one_token_backward
 
 IN_CACHE = 2**18  # values of A at a time: a MiB
 MANY = 512  # channels of a head
-WIDE = 256  # likewise, where the map is one token
+MANY_OF_ONE = 256  # likewise, where the map is one token
 
 
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(v.unsqueeze(1), attention(q, k).transpose(1, 2)).squeeze(1)
 
 
-def mean_attention_gradients(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, d_a: Tensor
+def mean_attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, grad_a: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v.
 
@@ -57,31 +57,31 @@ def mean_attention_gradients(
         k: (M, d, N).
         v: (M, d).
         a: (M, d), what :func:`mean_attention` gave for these.
-        d_a: The gradient of that.
+        grad_a: The gradient of that.
     """
     if one_token(q, k):
-        d_q, d_k, d_v = one_token_gradients(q.squeeze(2), k.squeeze(2), v, a, d_a)
-        return d_q.unsqueeze(2), d_k.unsqueeze(2), d_v
+        grad_q, grad_k, grad_v = one_token_backward(q.squeeze(2), k.squeeze(2), v, a, grad_a)
+        return grad_q.unsqueeze(2), grad_k.unsqueeze(2), grad_v
     if one_kernel(q):
         with torch.enable_grad():
             q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
-            return torch.autograd.grad(mean_attention(q, k, v), (q, k, v), d_a)
+            return torch.autograd.grad(mean_attention(q, k, v), (q, k, v), grad_a)
     if len(q) > at_a_time(q):
-        found = [mean_attention_gradients(*part) for part in parts(q, k, v, a, d_a)]
+        found = [mean_attention_backward(*part) for part in parts(q, k, v, a, grad_a)]
         return tuple(torch.cat(d) for d in zip(*found))
-    v, a, g = v.unsqueeze(1), a.unsqueeze(2), d_a.unsqueeze(1)
+    v, a, g = v.unsqueeze(1), a.unsqueeze(2), grad_a.unsqueeze(1)
     attn = attention(q, k)
-    d_v = torch.bmm(g, attn).squeeze(1)
-    d = torch.mul(v - a, attn, out=attn)  # no other than d_v takes A
-    d_q = torch.bmm(k.transpose(1, 2), d.transpose(1, 2)) * g  # (M, N, d)
-    d_k = torch.bmm(q.transpose(1, 2) * g, d)
-    return d_q.transpose(1, 2), d_k.transpose(1, 2), d_v
+    grad_v = torch.bmm(g, attn).squeeze(1)
+    d = torch.mul(v - a, attn, out=attn)  # no other than grad_v takes A
+    grad_q = torch.bmm(k.transpose(1, 2), d.transpose(1, 2)) * g  # (M, N, d)
+    grad_k = torch.bmm(q.transpose(1, 2) * g, d)
+    return grad_q.transpose(1, 2), grad_k.transpose(1, 2), grad_v
 
 
 def one_token(q: Tensor, k: Tensor) -> bool:
     """Whether the series of :mod:`.one_token` is to take the place of the matrices."""
-    wide = not q.is_cuda and q.size(1) >= WIDE and q.size(2) == 1
-    return wide and within_reach(q.squeeze(2), k.squeeze(2))
+    wide = not q.is_cuda and q.size(1) >= MANY_OF_ONE and q.size(2) == 1
+    return wide and converges(q.squeeze(2), k.squeeze(2))
 
 
 def one_kernel(q: Tensor) -> bool:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .functional import convolve
+from .plain import convolve
 
 EPS = 1e-5  # of the norms
 
@@ -66,24 +66,30 @@ def gates_and_normals(strips, kernel, bias, norm_weight, norm_bias, softmax: boo
     return found
 
 
-def strip_gradients(
-    strips, gates: Sequence[Gates], d_gates, kernel, norm_weight, softmax: bool
+def strips_backward(
+    strips, gates: Sequence[Gates], grad_gates, kernel, norm_weight, softmax: bool
 ) -> Tuple[List[Tensor], ...]:
     """The gradients of the strips, the kernel, its bias, and weight and bias of the norms."""
-    d_strips, d_kernels, d_biases, d_weights, d_shifts = [], [], [], [], []
+    grad_strips, grad_kernels, grad_biases, grad_weights, grad_shifts = [], [], [], [], []
     (weights,) = of_strips(strips, norm_weight)
-    for strip, (gate, normal, rstd), d_gate, weight in zip(strips, gates, d_gates, weights):
-        d_z = gate_gradient(d_gate, gate, 2, softmax)
-        d_weights.append((d_z * normal).sum((0, 2)))
-        d_shifts.append(d_z.sum((0, 2)))
-        d_u = norm_gradient(d_z.mul_(weight.unsqueeze(1)), normal, rstd)
+    for strip, (gate, normal, rstd), grad_gate, weight in zip(strips, gates, grad_gates, weights):
+        grad_z = gate_backward(grad_gate, gate, 2, softmax)
+        grad_weights.append((grad_z * normal).sum((0, 2)))
+        grad_shifts.append(grad_z.sum((0, 2)))
+        grad_u = norm_backward(grad_z.mul_(weight.unsqueeze(1)), normal, rstd)
         # The gradient of a convolution is one with the reversed kernel: much faster than what
         # PyTorch's CPU library does for it.
-        d_strips.append(convolve_sides(d_u, kernel.flip(2), None))
-        strip, d_u = apart(strip, kernel), apart(d_u, kernel)
-        d_kernels.append(kernel_gradient(strip, d_u, kernel.size(2)))
-        d_biases.append(d_u.sum((0, 2)))
-    return d_strips, sum(d_kernels), sum(d_biases), torch.cat(d_weights), torch.cat(d_shifts)
+        grad_strips.append(convolve_sides(grad_u, kernel.flip(2), None))
+        strip, grad_u = apart(strip, kernel), apart(grad_u, kernel)
+        grad_kernels.append(kernel_backward(strip, grad_u, kernel.size(2)))
+        grad_biases.append(grad_u.sum((0, 2)))
+    return (
+        grad_strips,
+        sum(grad_kernels),
+        sum(grad_biases),
+        torch.cat(grad_weights),
+        torch.cat(grad_shifts),
+    )
 
 
 def convolve_sides(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
@@ -112,14 +118,14 @@ def of_strips(strips: Sequence[Tensor], *params: Tensor) -> List[Sequence[Tensor
     return [param.chunk(2) if len(strips) == 2 else (param,) for param in params]
 
 
-def gate_gradient(d: Tensor, gate: Tensor, dim: int, softmax: bool) -> Tensor:
+def gate_backward(d: Tensor, gate: Tensor, dim: int, softmax: bool) -> Tensor:
     """Through a sigmoid, or a softmax along ``dim``."""
     if softmax:
         return gate * (d - (d * gate).sum(dim, keepdim=True))
     return torch.addcmul(gate, gate, gate, value=-1).mul_(d)
 
 
-def norm_gradient(d: Tensor, normal: Tensor, rstd: Tensor) -> Tensor:
+def norm_backward(d: Tensor, normal: Tensor, rstd: Tensor) -> Tensor:
     """Through a group norm without parameters."""
     shape = d.shape
     groups = (*rstd.shape, shape[1] * shape[2] // rstd.size(1))
@@ -129,8 +135,8 @@ def norm_gradient(d: Tensor, normal: Tensor, rstd: Tensor) -> Tensor:
     return d.mul_(rstd.unsqueeze(2)).view(shape)
 
 
-def kernel_gradient(strip: Tensor, d_u: Tensor, size: int) -> Tensor:
-    """The gradient of the (C, 1, K) kernel from (B, C, L): entry t is the sum of d_u[i] s[i + t].
+def kernel_backward(strip: Tensor, grad_u: Tensor, size: int) -> Tensor:
+    """The gradient of the (C, 1, K) kernel from (B, C, L): entry t is Σ grad_u[i] strip[i + t].
 
     A product of all i with all j, summed along diagonals, takes a fifth of the time of PyTorch's
     function on a CPU.
@@ -138,9 +144,9 @@ def kernel_gradient(strip: Tensor, d_u: Tensor, size: int) -> Tensor:
     batch, channels, length = strip.shape
     if length > batch * size:  # a product too large
         return torch.nn.grad.conv1d_weight(
-            strip, (channels, 1, size), d_u, padding=size // 2, groups=channels
+            strip, (channels, 1, size), grad_u, padding=size // 2, groups=channels
         )
     padded = F.pad(strip, [size // 2] * 2)
-    product = torch.bmm(d_u.permute(1, 2, 0), padded.transpose(0, 1))  # (C, L, L + K - 1)
+    product = torch.bmm(grad_u.permute(1, 2, 0), padded.transpose(0, 1))  # (C, L, L + K - 1)
     strides = (length * padded.size(2), padded.size(2) + 1, 1)
     return product.as_strided((channels, length, size), strides).sum(1).unsqueeze(1)

@@ -1,0 +1,4 @@
+# The spatial half of SCSA alone.
+_base_ = ['../classification/resnet50_1xb128_in1k.py', '../_base_/scsa.py']
+
+model = dict(backbone=dict(type='ResNetSCSA', attn_cfg=dict(type='SMSA')))

@@ -1,0 +1,4 @@
+# All three gates are a softmax.
+_base_ = ['../classification/resnet50_1xb128_in1k.py', '../_base_/scsa.py']
+
+model = dict(backbone=dict(type='ResNetSCSA', attn_cfg=dict(type='SCSA', gate_layer='softmax')))

@@ -1,0 +1,4 @@
+# Larger windows, fewer tokens; the 7 x 7 maps of layer4 are one window.
+_base_ = ['../classification/resnet50_1xb128_in1k.py', '../_base_/scsa.py']
+
+model = dict(backbone=dict(type='ResNetSCSA', attn_cfg=dict(type='SCSA', window_size=14)))
