@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,15 @@ class Small(env.Environment):
         self.lock = self.folder.parent / 'lock.txt'
         self.lock.write_text(SMALL)
         self.takes = ['{}.{}'.format(*sys.version_info)]
+        self.uv('--version')  # reads pip's configuration
         self.env = {**self.env, 'UV_HTTP_RETRIES': '0', **variables}
 
     def find_python(self):
         return sys.executable
 
-    def _install_project(self):
-        pass
+    def _install(self, *arguments):
+        if '-e' not in arguments:  # the project: its build needs more than the small lock has
+            super()._install(*arguments)
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_a_changed_lock_is_noticed(small, monkeypatch):
     environment.lock.write_text(SMALL + '\n# changed\n')
     monkeypatch.setattr(environment, '_install', lambda what, *_: asked.append(what))
     environment.make()
-    assert asked == ['torch-newest']
+    assert asked == ['sync', 'install']
 
 
 def test_what_vanished_under_an_environment_is_put_back(small):
@@ -104,7 +107,7 @@ def test_a_wrong_index_is_one_line_after_what_uv_says(small, tmp_path, capfd):
         environment.make()
     assert '\n' not in str(error.value)
     assert '127.0.0.1:9' in capfd.readouterr().err
-    assert not list(environment.made.glob('packages.*'))
+    assert environment.note.read_text() == 'unfinished'
 
 
 def test_a_file_that_is_not_the_lock_s_is_refused(small):
@@ -115,18 +118,14 @@ def test_a_file_that_is_not_the_lock_s_is_refused(small):
 
 
 def test_two_runs_at_once_wait_for_each_other(small):
-    first = small()
-    first.made.mkdir(parents=True)
-    first.folder.joinpath('pyvenv.cfg').write_text('home = /nowhere\n')
-    lock = open(f'{first.folder}.lock', 'w')  # noqa: SIM115
-    env.fcntl.flock(lock, env.fcntl.LOCK_EX)
-    script = f'import fcntl; fcntl.flock(open({lock.name!r}, "w"), fcntl.LOCK_EX); print("in")'
-    other = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
-    with pytest.raises(subprocess.TimeoutExpired):
-        other.wait(1)
-    lock.close()
-    first.make()
-    assert other.communicate()[0] == 'in\n' and has_colorlog(first)
+    environment = small()
+    script = (
+        f'import sys; sys.path[:0] = [{str(ROOT / "tests")!r}]; from pathlib import Path\n'
+        f'from test_env import Small; Small(Path({str(environment.folder)!r})).make()'
+    )
+    runs = [subprocess.Popen([sys.executable, '-c', script]) for _ in range(3)]
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert has_colorlog(environment)
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
@@ -157,14 +156,12 @@ def test_no_fitting_python_is_one_line(bare, capfd):
     assert '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize(
-    ('python', 'says'), [('nowhere', 'does not run'), (sys.executable, 'takes 3.99')]
-)
-def test_a_python_that_does_not_fit_is_one_line(bare, monkeypatch, python, says):
+@pytest.mark.parametrize('python', ['nowhere', sys.executable])
+def test_a_python_that_does_not_fit_is_one_line(bare, monkeypatch, python):
     monkeypatch.setenv('PYTHON', python)
     environment = env.Environment('paper', bare / 'venv')
     environment.takes = ['3.99']
-    with pytest.raises(env.EnvError, match=says):
+    with pytest.raises(env.EnvError, match=r'does not run or is not 3\.99'):
         environment.make()
 
 
@@ -193,6 +190,7 @@ def test_pip_s_configuration_is_translated(monkeypatch):
         ":env:.find-links='/a /b'\n:env:.default-timeout='180'\nglobal.cert='/c.pem'\n"
         "global.index-url='http://one/simple'\ninstall.index-url='http://two/simple'\n"
         "global.extra-index-url='\\nfile:///x\\nfile:///y'\nglobal.proxy='http://p:1'\n"
+        "install.retries='9'\nglobal.constraint='/c.txt'\n"
     )
     assert {name: found.get(name) for name in env.PIP_TO_UV.values()} == {
         'UV_DEFAULT_INDEX': 'http://two/simple',
@@ -201,6 +199,8 @@ def test_pip_s_configuration_is_translated(monkeypatch):
         'SSL_CERT_FILE': '/c.pem',
         'ALL_PROXY': 'http://p:1',
         'UV_HTTP_TIMEOUT': '7',
+        'UV_HTTP_RETRIES': '9',
+        'UV_CONSTRAINT': '/c.txt',
         **dict.fromkeys(('UV_NO_INDEX', 'UV_INSECURE_HOST', 'SSL_CLIENT_CERT')),
     }
 
@@ -226,21 +226,61 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, tmp_pat
     ]
 
 
-def test_wheels_named_later_are_tried(tmp_path, monkeypatch):
+@pytest.fixture
+def ops(tmp_path, monkeypatch):
+    """An environment whose packages are there, and a pip that gives a wheel with these files."""
     environment = env.Environment('paper', tmp_path / 'venv')
-    done = []
-    environment.made.mkdir(parents=True)
-    (environment.folder / 'pyvenv.cfg').touch()
+    environment.folder.mkdir()
+    environment.python = sys.executable
     monkeypatch.setattr(environment, '_create', lambda: None)
-    for step in ('_install_packages', '_install_ops', '_install_project'):
-        monkeypatch.setattr(environment, step, lambda step=step: done.append(step))
+    monkeypatch.setattr(environment, '_install', lambda *_: None)
+    monkeypatch.setattr(env, 'run', lambda *_, **__: None)  # no cache of pip is touched
     monkeypatch.delenv('MMCV_WHEELS', raising=False)
-    environment.make(full=True)
-    assert done == ['_install_packages', '_install_ops', '_install_project']
-    environment.make(full=True)
-    environment.make()
-    assert len(done) == 3
+    environment.compiled = []
+
+    def compile(*command):
+        environment.compiled.append(command)
+        with zipfile.ZipFile(f'{command[command.index("-w") + 1]}/mmcv-2.1.0.whl', 'w') as wheel:
+            wheel.writestr('mmcv/__init__.py', '')
+
+    monkeypatch.setattr(environment, '_compile', compile)
+    return environment
+
+
+def lock_of(environment):
+    return (environment.folder / 'lock.txt').read_text()
+
+
+def test_ops_that_do_not_run_leave_the_environment_as_it_was(ops):
+    with pytest.raises(env.EnvError, match='do not run'):
+        ops.make(full=True)
+    assert len(ops.compiled) == 2  # what pip's cache had, and anew
+    assert sorted(os.listdir(ops.folder)) == ['lock.txt', 'made-from.txt']
+    assert lock_of(ops) == ops.lock.read_text()
+
+
+def test_mmcv_takes_the_place_of_mmcv_lite_and_wheels_named_later_that_of_mmcv(ops, monkeypatch):
+    monkeypatch.setattr(env, 'run', lambda *_, **__: '')  # the ops run
+    ops.make(full=True)
+    (wheel,) = ops.folder.glob('ops-*/*.whl')
+    assert f'\nmmcv @ {wheel.as_uri()}\n' in lock_of(ops) and 'mmcv-lite' not in lock_of(ops)
+    ops.make(full=True)
+    ops.make()
+    assert len(ops.compiled) == 1
     monkeypatch.setenv('MMCV_WHEELS', '/wheels')
-    environment.make(full=True)
-    environment.make(full=True)
-    assert done[3:] == ['_install_ops']
+    ops.make()  # either mmcv will do
+    assert len(ops.compiled) == 1 and wheel.exists()
+    ops.make(full=True)
+    ops.make(full=True)
+    assert len(ops.compiled) == 2 and '/wheels' in ops.compiled[1]
+    (other,) = ops.folder.glob('ops-*/*.whl')
+    assert other != wheel and other.as_uri() in lock_of(ops)
+
+
+@pytest.mark.parametrize(('release', 'fits'), [('0.13.99', True), ('0.12.0', False)])
+def test_an_installed_uv_of_the_pinned_release_is_used(tmp_path, monkeypatch, release, fits):
+    installed = tmp_path / 'uv'
+    installed.write_text(f'#!/bin/sh\necho uv {release}\n')
+    installed.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert env.which_uv() == (str(installed) if fits else env.DEV / 'uv')
