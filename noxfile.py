@@ -1,8 +1,10 @@
-"""Sessions of lane and task: `make test LANE=modern TASK=backbones` runs modern-backbones.
+"""Sessions of environment and task: `make test LANE=modern TASK=backbones` runs modern-backbones.
 
-nox makes no environments here: a lane's holds gigabytes, and mmcv's ops compile for minutes. Each
+nox makes no environments here: one holds gigabytes, and mmcv's ops compile for minutes. Each
 session completes and uses the one of tools/dev/env.py, which `make` and the person at the
-keyboard use too. What a session found is noted for the table of docs/versions.md.
+keyboard use too. The tests run in parallel on the cores there are, a file in one process, then
+those that are marked `alone`; with PYTEST_ARGS all in one process. What a session found is noted
+for the table of docs/versions.md.
 """
 
 import os
@@ -32,7 +34,7 @@ LANES = {
     'torch-oldest': ('module',),
     'torch-newest': ('module',),
     'paper': OPENMMLAB,
-    'modern': ('kernels', *OPENMMLAB),  # the paper lane's Triton is too old for them
+    'modern': ('kernels', *OPENMMLAB),  # the Triton of paper is too old for them
 }
 
 nox.options.default_venv_backend = 'none'
@@ -48,7 +50,7 @@ def lint(session):
 
 
 def environment(session, lane, full):
-    """Completes the environment of a lane; returns its Python."""
+    """Completes an environment; returns its Python."""
     folder = os.environ.get('VENV') or f'.venv-{lane}'
     state = ('--full',) if full else ()
     session.run(sys.executable, 'tools/dev/env.py', lane, '--venv', folder, *state, external=True)
@@ -56,18 +58,33 @@ def environment(session, lane, full):
 
 
 def tests_of(lane, task):
-    """Makes the session that runs the tests of a task in a lane."""
+    """Makes the session that runs the tests of a task in an environment."""
 
     def run(session):
         python = environment(session, lane, full=task == 'whole')
-        report = Path('work_dirs', 'tests', f'{session.name}.xml')
-        report.unlink(missing_ok=True)
-        arguments = (*TASKS[task], '--junitxml', report, *session.posargs)
-        try:
-            session.run(python, '-m', 'pytest', *arguments, external=True)
-        finally:
-            if report.exists() and not session.posargs:  # else it may be a part of the tests
-                session.run(python, 'tools/dev/run_record.py', 'note', report, external=True)
+        if session.posargs:  # it may be a part of the tests: not noted
+            session.run(python, '-m', 'pytest', *TASKS[task], *session.posargs, external=True)
+            return
+        cores = min(os.cpu_count() or 1, 4)  # a process takes up to 2 GB
+        threads = os.environ.get('OMP_NUM_THREADS', str((os.cpu_count() or 1) // cores))
+        parallel = ('-n', str(cores), '--dist', 'loadfile', '-m', 'not alone')
+        parts = [
+            ('', parallel, {'OMP_NUM_THREADS': threads}),
+            ('-alone', ('-m', 'alone'), {}),
+        ]
+        reports, failed = [], False
+        for name, options, env in parts:
+            report = Path('work_dirs', 'tests', f'{session.name}{name}.xml')
+            report.unlink(missing_ok=True)
+            command = ('pytest', *TASKS[task], *options, '--junitxml', report)
+            try:  # 5: there are none of them
+                session.run(python, '-m', *command, env=env, external=True, success_codes=[0, 5])
+            except nox.command.CommandFailed:
+                failed = True
+            reports += [report] if report.exists() else []
+        session.run(python, 'tools/dev/run_record.py', 'note', *reports, external=True)
+        if failed:
+            session.error('tests failed')
 
     return run
 

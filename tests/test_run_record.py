@@ -23,17 +23,19 @@ def notes(tmp_path, monkeypatch):
 def test_a_session_is_noted_with_its_versions_and_counts(notes, tmp_path):
     report = tmp_path / 'paper-whole.xml'
     report.write_text(REPORT)
-    matrix.note(report)
+    alone = tmp_path / 'paper-whole-alone.xml'
+    alone.write_text('<testsuite tests="1" failures="0" errors="0" skipped="0" time="9"/>')
+    matrix.note(report, alone)
     (run,) = matrix.runs(notes)
     assert (run['session'], run['passed'], run['skipped'], run['failed']) == (
         'paper-whole',
-        5,
+        6,
         2,
         2,
     )
-    assert run['seconds'] == 90 and run['packages']['torch']
+    assert run['seconds'] == 99 and run['packages']['torch']
     row = matrix.table([run]).splitlines()[-1]
-    assert row.startswith('| paper-whole | 3.') and '| 5 | 2 | 2 |' in row
+    assert row.startswith('| paper-whole | 3.') and '| 6 | 2 | 2 |' in row
 
 
 def test_the_newest_run_of_a_session_counts(notes, tmp_path):

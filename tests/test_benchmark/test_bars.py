@@ -8,6 +8,8 @@ import torch
 from scsa.benchmark import bars, modules
 from scsa.benchmark.bars import Bar
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device('cpu')
 
 

@@ -14,6 +14,8 @@ from scsa.benchmark.resnet import ResNet50
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis' / 'benchmark.py'
 
+pytestmark = pytest.mark.alone
+
 
 def run(*arguments, **environment):
     return subprocess.run(

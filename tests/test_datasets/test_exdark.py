@@ -157,6 +157,7 @@ def test_not_a_split_file(root):
         converted(root)
 
 
+@pytest.mark.alone
 def test_ten_thousand_records(root, capsys):
     """10,000 images in a minute at most, read back by pycocotools, nothing lost."""
     png = (root / 'ExDark/Bicycle/2015_00001.png').read_bytes()

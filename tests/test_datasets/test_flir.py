@@ -153,6 +153,7 @@ def test_tool(tmp_path):
     assert boxes(tmp_path / 'annotations/instances_train.json')[0][1] == 'person'
 
 
+@pytest.mark.alone
 def test_ten_thousand_records(tmp_path, capsys):
     """10,000 images in a minute at most, read back by pycocotools, nothing lost."""
     entries = [image(i) for i in range(10_000)]

@@ -165,6 +165,7 @@ def test_tool(tmp_path):
     assert len(boxes(tmp_path / 'data/annotations/instances_train.json')) == 1
 
 
+@pytest.mark.alone
 def test_ten_thousand_records(tmp_path, capsys):
     """10,000 images in a minute at most, read back by pycocotools, nothing lost."""
     line = '1,2,30,40,1,{},0,0\n'

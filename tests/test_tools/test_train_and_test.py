@@ -18,6 +18,8 @@ from tools_helpers import CONFIG, ROOT, environment, refusal, run_tool, tiny
 from scsa.cli import UserError
 from scsa.engine.config import last_checkpoint
 
+pytestmark = pytest.mark.alone
+
 
 def weights(path):
     return torch.load(path, map_location='cpu', weights_only=False)['state_dict']

@@ -24,17 +24,21 @@ OPENMMLAB = (
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection'),
     'onedl-mmsegmentation',
 )
-ORDER = ('torch', 'paper', 'modern')  # the lanes' names start so
+ORDER = ('torch', 'paper', 'modern')  # the environments' names start so
 
 
-def note(report):
-    """Notes the session whose tests left this JUnit report, run by this Python."""
-    suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
+def note(*reports):
+    """Notes the session whose tests left these JUnit reports, run by this Python.
+
+    The first is named for the session.
+    """
+    roots = [ElementTree.parse(report).getroot() for report in reports]
+    suites = [suite for root in roots for suite in root.iter('testsuite')]
     count = {key: sum(int(suite.get(key)) for suite in suites) for key in
              ('tests', 'failures', 'errors', 'skipped')}  # fmt: skip
     failed = count['failures'] + count['errors']
     run = dict(
-        session=report.stem,
+        session=reports[0].stem,
         date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'),
         commit=commit(),
         python=platform.python_version(),
@@ -108,11 +112,11 @@ def main():
     """Notes a session, or writes record and table."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     does = parser.add_subparsers(dest='does', required=True)
-    does.add_parser('note', help='note a session').add_argument('report', type=Path)
+    does.add_parser('note', help='note a session').add_argument('reports', type=Path, nargs='+')
     does.add_parser('write', help='write the record and the table')
     args = parser.parse_args()
     if args.does == 'note':
-        return note(args.report)
+        return note(*args.reports)
     found = runs(RECORD, NOTES)
     if not found:
         sys.exit('error: no session has been run; `make test` runs one')
