@@ -66,7 +66,7 @@ def test_plain_weights_load_with_only_the_keys_of_scsa_missing(pair, way, tmp_pa
 
 
 def test_a_resnet50_of_torchvisions_layout_loads():
-    torchvision = pytest.importorskip('torchvision', reason='comes with the paper lane')
+    torchvision = pytest.importorskip('torchvision', reason='comes with the paper environment')
     theirs = torchvision.models.resnet50(weights=None)
     model = ResNetSCSA(50)
     found = model.load_state_dict(theirs.state_dict(), strict=False)

@@ -1,4 +1,4 @@
-"""Every lane gives what the paper lane gave: tests/golden_lanes holds its outputs and versions."""
+"""Every environment gives what paper gave: tests/golden_lanes holds its outputs and versions."""
 
 import json
 
