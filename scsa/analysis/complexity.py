@@ -9,12 +9,17 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from ..cli import UserError
+
 
 def standard_input(cfg: Config) -> tuple[int, int]:
     """Height and width of the image that the network sees in training, landscape format.
 
     That is the size to which the data preprocessor pads, else what the pipeline resizes or crops
     to, rounded up as the preprocessor does.
+
+    Raises:
+        UserError: if neither says so.
     """
     preprocessor = {
         **(cfg.get('data_preprocessor') or {}),
@@ -22,8 +27,12 @@ def standard_input(cfg: Config) -> tuple[int, int]:
     }
     if preprocessor.get('size'):
         return tuple(preprocessor['size'])
-    steps = list(_steps(cfg.train_dataloader.dataset))
-    scale = next(step['scale'] for step in reversed(steps) if 'scale' in step)
+    for step in reversed(list(_steps(cfg.train_dataloader.dataset))):
+        scale = step.get('scale', step.get('crop_size'))
+        if scale is not None:
+            break
+    else:
+        raise UserError('the training pipeline of the config does not say how large an image is')
     width, height = (scale, scale) if isinstance(scale, int) else (max(scale), min(scale))
     divisor = preprocessor.get('pad_size_divisor', 1)
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
