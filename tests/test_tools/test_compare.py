@@ -14,12 +14,13 @@ from tools_helpers import ROOT, environment, refusal, run_tool
 PLAIN = """
 _base_ = '{root}/configs/quickstart/resnet18_digits.py'
 model = dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=64))
-train_data = dict(data_root='{digits}', indices=[*range(0, 1437, 3)])
+load = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_data = dict(data_root='{digits}', indices=[*range(0, 1437, 3)], pipeline=load)
 train_dataloader = dict(batch_size=20, dataset=train_data)
 val_dataloader = dict(dataset=dict(data_root='{digits}', indices=[*range(0, 360, 3)]))
 test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=5)
-param_scheduler = dict(total_steps=5)
+train_cfg = dict(max_epochs=8)
+param_scheduler = dict(total_steps=8)
 """
 LAME = "_base_ = './plain.py'\nparam_scheduler = dict(eta_max=1e-9)\n"  # it learns nothing
 BROKEN = "_base_ = './plain.py'\nmodel = dict(head=dict(in_channels=63))\n"
