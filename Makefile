@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
+.PHONY: help env env-full demo demo-compare compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -28,7 +28,7 @@ help: ## what there is
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 ifndef LANE
-CHOOSES = env env-full demo demo-compare test bench-cpu gpu-wheels data/digits
+CHOOSES = env env-full demo demo-compare compare test bench-cpu gpu-wheels data/digits data/hard_digits
 .PHONY: $(CHOOSES)
 $(CHOOSES): dev
 	@lane=$$($(ENV) choose $(if $(filter-out .venv-,$(VENV)),--venv "$(VENV)")) && $(MAKE) $@ LANE="$$lane"
@@ -47,6 +47,14 @@ demo-compare: demo ## the same without SCSA, both results side by side
 	$(call train_and_test,resnet18_digits)
 	@$(REPORT) work_dirs/resnet18_digits_scsa work_dirs/resnet18_digits
 
+# FAST=1: no timm, two seeds, two epochs, which shows that it runs and nothing else.
+compare: OUT := work_dirs/compare$(if $(FAST),_fast)
+compare: NAMES := resnet18 $(addprefix resnet18_,$(if $(FAST),,se cbam eca coord smsa pcsa) scsa)
+compare: env data/hard_digits ## eight attentions, three seeds each, on digits made hard; FAST=1 for CI
+	@$(if $(FAST),,$(RUN) -c 'import timm' 2>/dev/null || $(RUN) -m pip install -q -c requirements/$(LANE)-constraints.txt -r requirements/timm.txt)
+	@PYTHONPATH=. $(RUN) tools/analysis/compare.py $(NAMES:%=configs/hard_digits/%.py) --jobs 2 --out $(OUT) \
+	  --speed-batch 40 $(if $(FAST),--seeds 0 1 --no-speed --cfg-options train_cfg.max_epochs=2 param_scheduler.total_steps=2)
+
 test: dev ## the test suite; TASK= names parts of it
 	@VENV="$(VENV)" $(NOX) -s $(addprefix $(LANE)-,$(TASK)) -- $(PYTEST_ARGS)
 
@@ -61,6 +69,11 @@ data/digits: | env
 	@rm -rf $@.part
 	@$(RUN) tools/dataset_converters/digits.py --out $@.part
 	@mv $@.part $@ # so that a folder of that name is a whole one
+
+data/hard_digits: | env
+	@rm -rf $@.part
+	@$(RUN) tools/dataset_converters/digits.py --hard --out $@.part
+	@mv $@.part $@
 endif
 
 test-all: dev ## lint and the test suites of all environments

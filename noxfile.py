@@ -49,6 +49,21 @@ def lint(session):
     session.run(sys.executable, '-m', 'ruff', 'format', '--check', '.')
 
 
+@nox.session(name='triton-versions')
+def triton_versions(session):
+    """Compiles the kernels with each Triton of requirements/triton-versions.txt; needs no GPU."""
+    python = environment(session, 'torch-newest', full=False)
+    for line in Path('requirements', 'triton-versions.txt').read_text().splitlines():
+        if line.startswith('#'):
+            continue
+        folder = Path('work_dirs', 'triton', line)  # the wheel alone: torch asks for its own
+        pip = ('-m', 'pip', 'install', '-q', '--no-deps', '--upgrade', '--target', folder, line)
+        session.run(python, *pip, external=True)
+        script = ('tests/test_ops/compile_kernels.py', *session.posargs)
+        path = os.pathsep.join([str(folder.absolute()), str(Path.cwd())])
+        session.run(python, *script, env={'PYTHONPATH': path}, external=True)
+
+
 def environment(session, lane, full):
     """Completes an environment; returns its Python."""
     folder = os.environ.get('VENV') or f'.venv-{lane}'

@@ -44,7 +44,12 @@ def main() -> None:
         leave_optimizer_out,
         load_config,
     )
-    from scsa.engine.hooks import ClassNamesHook, ProgressLineHook, ResumableSeedHook
+    from scsa.engine.hooks import (
+        ClassNamesHook,
+        FrozenWeightsHook,
+        ProgressLineHook,
+        ResumableSeedHook,
+    )
 
     cfg = load_config(args)
     if args.amp:
@@ -81,8 +86,8 @@ def main() -> None:
     if note:
         runner.logger.warning(note)
     with explained():
-        for hook in (ClassNamesHook(), ResumableSeedHook(), ProgressLineHook()):
-            runner.register_hook(hook)
+        for hook in (ClassNamesHook, FrozenWeightsHook, ResumableSeedHook, ProgressLineHook):
+            runner.register_hook(hook())
         runner.train()
 
 

@@ -7,13 +7,11 @@ from torch import Tensor, nn
 
 from ..ops import is_compiling
 from ..ops.parameters import join_kernels
-from ..ops.plain import check_input, convolve_strips, strip_gate, upcast
+from ..ops.plain import check_input, gate_pixels
 
 torch.fx.wrap('check_input')
-torch.fx.wrap('convolve_strips')
+torch.fx.wrap('gate_pixels')
 torch.fx.wrap('join_kernels')
-torch.fx.wrap('strip_gate')
-torch.fx.wrap('upcast')
 
 GATES = ('sigmoid', 'softmax')
 
@@ -98,15 +96,11 @@ class SMSA(nn.Module):
         """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
         kernel, bias = self.shared_kernel()
-        x_h, x_w = upcast(x.mean(3)), upcast(x.mean(2))  # (B, C, H), (B, C, W)
         unrolled = False
         if not torch.jit.is_scripting():
             unrolled = is_compiling()
-        x_h, x_w = convolve_strips(x_h, x_w, kernel, bias, unrolled)
-        softmax = self.gate_layer == 'softmax'
-        a_h = strip_gate(x_h, self.norm_h.weight, self.norm_h.bias, softmax)
-        a_w = strip_gate(x_w, self.norm_w.weight, self.norm_w.bias, softmax)
-        return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
+        norms = [self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias]
+        return gate_pixels(x, kernel, bias, norms, self.gate_layer == 'softmax', unrolled)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Hooks of ours: a progress line, a run that can be resumed exactly, a check of class names."""
+"""Hooks of ours: a progress line, a run that can be resumed exactly, checks before it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import logging
 import random
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.fileio import load
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..cli import UserError
 
@@ -102,6 +105,49 @@ class ResumableSeedHook(Hook):
         np.random.seed(seed)
         torch.manual_seed(seed)
         return seed
+
+
+@HOOKS.register_module()
+class FrozenWeightsHook(Hook):
+    """Warn of frozen weights of a backbone that no checkpoint has filled: they stay random.
+
+    A detector freezes its stem and first stage and trusts that they are trained. So they are not
+    without a checkpoint, nor is an SCSA in them with the checkpoint of a plain backbone.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        model = unwrapped(runner.model)
+        self.filled, self.handles = set(), []
+        for name, module in model.named_modules():
+            note = partial(self._note, f'{name}.' if name else '', module)
+            self.handles.append(module._register_load_state_dict_pre_hook(note))
+
+    def _note(self, name: str, module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+        own = module._parameters
+        self.filled.update(name + key for key in own if prefix + key in state_dict)
+
+    def before_train(self, runner: Runner) -> None:
+        for handle in self.handles:
+            handle.remove()
+        random_ones = [
+            name
+            for name, parameter in unwrapped(runner.model).named_parameters()
+            if name.startswith('backbone.')
+            and not parameter.requires_grad
+            and name not in self.filled
+        ]
+        if random_ones:
+            runner.logger.warning(
+                f'{len(random_ones)} frozen weights of the backbone are random, for no checkpoint '
+                f'holds them: {", ".join(random_ones[:3])}{", …" if random_ones[3:] else ""}; give '
+                'model.backbone.init_cfg a checkpoint with them, or train them by '
+                '--cfg-options model.backbone.frozen_stages=-1'
+            )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of what distributes it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()

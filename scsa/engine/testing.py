@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -69,6 +70,9 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     kind = hook.type.rsplit('.', 1)[-1]
     if kind == 'VisualizationHook':  # mmpretrain
         hook.update(enable=True, out_dir=folder, interval=1)
+        if 'tta_model' in cfg and cfg.model.type == cfg.tta_model.type:
+            hook.type = 'FirstViewVisualizationHook'
+            import_module('scsa.engine.drawing')  # which registers it, and needs mmpretrain
     elif kind == 'DetVisualizationHook':
         # mmdet joins it to the work dir and a time stamp unless it is absolute
         hook.update(draw=True, test_out_dir=str(Path(folder).resolve()))

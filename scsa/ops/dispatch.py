@@ -17,7 +17,7 @@ from .passes import torch as torch_passes
 BACKENDS = ('auto', 'eager', 'triton', 'reference')
 OLDEST_TRITON = (3, 3)
 LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in 32 bits
-WIDEST = 4096  # pixels: a program of the Triton kernels holds whole rows
+WIDEST = 1024  # pixels: a program of the Triton kernels holds whole rows
 # Whether 'auto' takes the Triton kernels on a CUDA GPU. Not before docs/benchmarks.md holds what
 # `make gpu-check` measured with the present kernels on a real one.
 TRITON_IN_AUTO = False

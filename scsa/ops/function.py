@@ -212,10 +212,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     return (attn @ v.unsqueeze(2)).squeeze(2)
 
 
-def gradients(outputs, inputs, d_outputs, **kwargs) -> List[Optional[Tensor]]:
+def gradients(outputs, inputs, grad_outputs, **kwargs) -> List[Optional[Tensor]]:
     """``torch.autograd.grad`` with None for each input that is None or needs no gradient."""
     wanted = [t for t in inputs if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, d_outputs, **kwargs))
+    found = iter(torch.autograd.grad(outputs, wanted, grad_outputs, **kwargs))
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 

@@ -75,24 +75,24 @@ def join(params: Sequence[Optional[Tensor]], dtype: torch.dtype) -> Parameters:
     return Parameters(*(p if p is None else p.to(dtype) for p in joined))
 
 
-def split(d: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
+def split(grads: Parameters, params: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
     """Joined gradients to those of the parameters one by one."""
-    longest = d.kernel.size(2)
-    d_weights = [
-        part.narrow(2, (longest - weight.size(2)) // 2, weight.size(2))
-        for part, weight in zip(d.kernel.chunk(4), params)
+    longest = grads.kernel.size(2)
+    kernels = [
+        part.narrow(2, (longest - kernel.size(2)) // 2, kernel.size(2))
+        for part, kernel in zip(grads.kernel.chunk(4), params)
     ]
-    d_strip_norms = [
-        side for both in zip(d.strip_weight.chunk(2), d.strip_bias.chunk(2)) for side in both
-    ]
-    d_norm, d_shifts = (d.norm_weight, d.norm_bias), d.shift if d.shift is not None else [None] * 3
-    found = [*d_weights, *d.bias.chunk(4), *d_strip_norms, *d_norm, *d.scale, *d_shifts, d.conv_d]
+    (weight_h, weight_w), (bias_h, bias_w) = grads.strip_weight.chunk(2), grads.strip_bias.chunk(2)
+    strip_norms = [weight_h, bias_h, weight_w, bias_w]
+    qkv_biases = [None] * 3 if grads.shift is None else grads.shift
+    found = [*kernels, *grads.bias.chunk(4), *strip_norms, grads.norm_weight, grads.norm_bias]
+    found += [*grads.scale, *qkv_biases, grads.conv_d]
     return [p if p is None else g.reshape(p.shape).to(p.dtype) for g, p in zip(found, params)]
 
 
 def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
     """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
-    reach = [(max(sizes) - size) // 2 for size in sizes]
+    margins = [(max(sizes) - size) // 2 for size in sizes]
     return torch.cat(
-        [w if r == 0 else torch.constant_pad_nd(w, [r, r]) for w, r in zip(weights, reach)]
+        [w if m == 0 else torch.constant_pad_nd(w, [m, m]) for w, m in zip(weights, margins)]
     )

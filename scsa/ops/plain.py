@@ -5,7 +5,7 @@ control flow depends on the shape of the input are compiled by tracing (``script
 traced module then runs at any other size.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,31 @@ def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool)
     """A convolved strip (B, C, L) to its gate, a sigmoid or a softmax along the strip."""
     u = F.group_norm(u, 4, norm_weight.to(u.dtype), norm_bias.to(u.dtype))
     return u.softmax(2) if softmax else u.sigmoid()
+
+
+def gate_pixels(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    norms: List[Tensor],
+    softmax: bool,
+    unrolled: bool = False,
+) -> Tensor:
+    """The spatial attention: a map to X_s, each pixel times the gates of its row and its column.
+
+    Args:
+        x: (B, C, H, W).
+        kernel: (C, 1, K), see :func:`convolve_strips`.
+        bias: (C).
+        norms: Weight and bias (C) of the norm of the rows, then of that of the columns.
+        softmax: Whether a gate is a softmax along the strip rather than a sigmoid.
+        unrolled: See :func:`convolve_strips`.
+    """
+    x_h, x_w = upcast(x.mean(3)), upcast(x.mean(2))  # (B, C, H), (B, C, W)
+    u_h, u_w = convolve_strips(x_h, x_w, kernel, bias, unrolled)
+    a_h = strip_gate(u_h, norms[0], norms[1], softmax)
+    a_w = strip_gate(u_w, norms[2], norms[3], softmax)
+    return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
 
 
 @torch.jit.script_if_tracing
@@ -216,16 +241,13 @@ def gate_of(a: Tensor, softmax: bool) -> Tensor:
 
 
 def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
-    """The same in plain operations, differentiable any number of times."""
-    u_h, u_w = convolve_strips(upcast(x).mean(3), upcast(x).mean(2), params.kernel, params.bias)
-    weight, bias = params.strip_weight.chunk(2), params.strip_bias.chunk(2)
-    a_h = strip_gate(u_h, weight[0], bias[0], options.softmax)
-    a_w = strip_gate(u_w, weight[1], bias[1], options.softmax)
-    x_s = x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
+    """SCSA from the same steps as its modules, with their parameters given from outside."""
+    weights, biases = params.strip_weight.chunk(2), params.strip_bias.chunk(2)
+    norms = [weights[0], biases[0], weights[1], biases[1]]
+    x_s = gate_pixels(x, params.kernel, params.bias, norms, options.softmax)
     y = tokens(x_s, options, params.conv_d)
-    c = channel_gate(
-        y, *params.channel, options.head_dim, options.dropout, options.softmax, fused=False
-    )
+    dropout, softmax = options.dropout, options.softmax
+    c = channel_gate(y, *params.channel, options.head_dim, dropout, softmax, fused=False)
     return x_s * c.to(x.dtype)[:, :, None, None]
 
 

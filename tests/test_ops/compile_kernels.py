@@ -9,8 +9,13 @@ Prints one line of JSON for each compiled kernel: what it is, and what the machi
 
 import argparse
 import importlib
+import itertools
 import json
 import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import torch
 import triton
@@ -57,13 +62,17 @@ class Compiler:
 
     def __init__(self):
         self.found = {}  # what was compiled, by its hash
+        self.failed = []  # what was not, with the error
 
     def run(self, kernel, cut, *args, **constants):
-        compiled = kernel.warmup(
-            *args, cut.splits, grid=(cut.programs,), **constants, **cut.constants
-        )
-        compiled.result() if hasattr(compiled, 'result') else None
-        self.found[compiled.hash] = (kernel, cut, compiled)
+        try:
+            compiled = kernel.warmup(
+                *args, cut.splits, grid=(cut.programs,), **constants, **cut.constants
+            )
+        except Exception as error:  # a compiler raises whatever it likes
+            self.failed.append((kernel, cut, f'{type(error).__name__}: {error}'))
+        else:
+            self.found[compiled.hash] = (kernel, cut, compiled)
 
 
 def every_launch(x, window):
@@ -77,69 +86,78 @@ def every_launch(x, window):
     kernels.backward_passes(x, window)
 
 
-def facts(kernel, cut, compiled):
-    """What a kernel uses: of the assembler's own words and of the code it made."""
-    text = compiled.asm['ptx']
+def facts(kernel, cut, compiled, code):
+    """What a kernel uses, read from the assembler's text and from the machine code."""
     loads = [
         int(bits) // 8 * int(many[2:] if many else 1)
-        for many, bits in re.findall(r'ld\.global(?:\.\w+)*?(\.v\d)?\.[bfus](\d+)', text)
+        for many, bits in re.findall(
+            r'ld\.global(?:\.\w+)*?(\.v\d)?\.[bfus](\d+)', compiled.asm['ptx']
+        )
     ]
     metadata = compiled.metadata
     return dict(
-        kernel=kernel.fn.__name__, warps=metadata.num_warps, shared=metadata.shared, loads=loads,
-        **{name: value for name, value in cut.constants.items() if name != 'num_warps'},
-        **resources(compiled),
+        **name_of(kernel, cut), warps=metadata.num_warps, shared=metadata.shared, loads=loads,
+        **resources(compiled, code),
     )  # fmt: skip
 
 
-def resources(compiled):
-    """Registers, spilled bytes and instructions, read from the machine code by Triton's tools."""
-    import subprocess
-    import tempfile
+def name_of(kernel, cut):
+    constants = {name: value for name, value in cut.constants.items() if name != 'num_warps'}
+    return dict(kernel=kernel.fn.__name__, **constants)
 
-    from triton import knobs
 
+def resources(compiled, code):
+    """Registers and spilled bytes; with `code` also the number of instructions (seconds each)."""
+    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        shown = subprocess.check_output(
-            [knobs.nvidia.cuobjdump.path, '-res-usage', file.name], text=True
-        )
-        code = subprocess.check_output([knobs.nvidia.cuobjdump.path, '-sass', file.name], text=True)
-    (registers,) = set(re.findall(r'REG:(\d+)', shown))
-    (stack,) = set(re.findall(r'STACK:(\d+)', shown))
-    instructions = re.findall(r'^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);', code, re.MULTILINE)
-    return dict(registers=int(registers), spills=int(stack), instructions=len(instructions))
+        shown = run_tool(tool, '-res-usage', file.name)
+        lines = run_tool(tool, '-sass', file.name) if code else ''
+    (registers,), (stack,) = (set(re.findall(rf'{key}:(\d+)', shown)) for key in ('REG', 'STACK'))
+    found = dict(registers=int(registers), spills=int(stack))
+    if code:
+        found['instructions'] = len(re.findall(r'^\s+/\*[0-9a-f]{4,}\*/\s', lines, re.MULTILINE))
+    return found
+
+
+def run_tool(*command):
+    return subprocess.run(
+        command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ).stdout
 
 
 def main():
+    """Compiles what the arguments name; ends in 1 if anything failed."""
     parser = argparse.ArgumentParser()
     parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES))
     parser.add_argument('--types', nargs='+', choices=TYPES, default=list(TYPES))
     parser.add_argument('--layouts', nargs='+', choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument('--capability', type=int, default=90)
+    parser.add_argument('--capabilities', nargs='+', type=int, default=[90])
+    parser.add_argument('--code', action='store_true', help='count instructions too')
     args = parser.parse_args()
-    driver.set_active(Driver(args.capability))
-    launches = failed = 0
-    for name in args.shapes:
-        for shape in SHAPES[name]:
-            for dtype in args.types:
-                for layout in args.layouts:
-                    x = torch.empty(shape, dtype=TYPES[dtype], device='meta')
-                    x = x.contiguous(memory_format=LAYOUTS[layout])
-                    for window in (Options(1, 7, 'avg_pool', 0.0, False).window(x), None):
-                        compiler = Compiler()
-                        kernels.run = compiler.run
-                        every_launch(x, window)
-                        for kernel, cut, compiled in compiler.found.values():
-                            launches += 1
-                            about = dict(shape=shape, dtype=dtype, layout=layout)
-                            if window or kernel.fn.__name__ in WITHOUT_WINDOWS:
-                                print(json.dumps({**about, **facts(kernel, cut, compiled)}))
-    print(json.dumps(dict(triton=triton.__version__, launches=launches, failed=failed)))
+    launches = failures = 0
+    shapes = [shape for name in args.shapes for shape in SHAPES[name]]
+    for about in itertools.product(args.capabilities, shapes, args.types, args.layouts):
+        capability, shape, dtype, layout = about
+        driver.set_active(Driver(capability))
+        about = dict(zip(('capability', 'shape', 'dtype', 'layout'), about))
+        x = torch.empty(shape, dtype=TYPES[dtype], device='meta')
+        x = x.contiguous(memory_format=LAYOUTS[layout])
+        for window in (Options(1, 7, 'avg_pool', 0.0, False).window(x), None):
+            compiler = Compiler()
+            kernels.run = compiler.run
+            every_launch(x, window)
+            launches += len(compiler.found) + len(compiler.failed)
+            failures += len(compiler.failed)
+            for kernel, cut, compiled in compiler.found.values():
+                row = facts(kernel, cut, compiled, args.code)
+                print(json.dumps({**about, 'windows': bool(window), **row}), flush=True)
+            for kernel, cut, error in compiler.failed:
+                print(json.dumps({**about, **name_of(kernel, cut), 'error': error}), flush=True)
+    print(json.dumps(dict(triton=triton.__version__, launches=launches, failures=failures)))
+    return min(failures, 1)
 
-
-WITHOUT_WINDOWS = ('products_kernel', 'map_backward_kernel')
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

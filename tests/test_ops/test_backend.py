@@ -75,7 +75,7 @@ def test_other_devices_take_the_plain_composition():
     [
         (dict(), torch.ones(1, 8, 7, 7), "needs a map on a GPU, got one on 'cpu'"),
         (dict(), torch.ones(1, 8, 7, 7).double(), 'got torch.float64'),
-        (dict(), torch.ones(1, 8, 1, 4097), 'takes maps of up to 4096 columns'),
+        (dict(), torch.ones(1, 8, 1, 1025), 'takes maps of up to 1024 columns'),
     ],
 )
 def test_triton_runs_or_says_why_not(monkeypatch, options, x, message):
@@ -134,8 +134,8 @@ def fake_gpu(monkeypatch):
         (OnGPU(2, 8, 7, 7), (3, 3), (6, 1), False),
         (OnGPU(2, 8, 7, 7, dtype=torch.float64), (3, 3), (8, 0), False),
         (OnGPU(0, 8, 7, 7), (3, 3), (8, 0), False),
-        (OnGPU(1, 64, 2**14, 2**11), (3, 3), (8, 0), False),  # 2**31 values
-        (OnGPU(9, 32, 2**14, 2**11), (3, 3), (8, 0), True),  # many images of half as many
+        (OnGPU(1, 64, 2**15, 2**10), (3, 3), (8, 0), False),  # 2**31 values
+        (OnGPU(9, 32, 2**15, 2**10), (3, 3), (8, 0), True),  # many images of half as many
         (OnGPU(1, 8, 7, 5000), (3, 3), (8, 0), False),
     ],
 )

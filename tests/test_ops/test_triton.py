@@ -40,6 +40,38 @@ def test_rows_split_among_programs(monkeypatch, layout):
     check(SCSA(8), x)
 
 
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_enough_programs_at_a_batch_of_16(monkeypatch, layout):
+    monkeypatch.setattr(triton_passes, 'PROGRAMS', 4 * 132)
+    for channels, size in STAGES:
+        x = torch.empty(16, channels, size, size, device='meta')
+        cut = triton_passes.launch(x.contiguous(memory_format=layout), 7)
+        assert cut.programs >= 4 * 132
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_nothing_new_to_compile_after_twenty_image_sizes(layout):
+    """Of a detector that is trained at many scales: short side 640 to 800, padded to 32."""
+    draw = random.Random(0)
+
+    def variants():
+        short = draw.randrange(640, 801, 32)
+        long = min(1333, int(short * draw.uniform(1, 1.6)))
+        height, width = (-(-side // 32) * 32 for side in draw.sample((short, long), 2))
+        for stage, channels in enumerate((64, 128, 256, 512)):
+            x = torch.empty(2, channels, height >> stage + 2, width >> stage + 2, device='meta')
+            for band in (7, triton_passes.HEIGHT):
+                cut = triton_passes.launch(x.contiguous(memory_format=layout), band)
+                yield band, str(cut.constants)
+
+    first = {variant for _ in range(20) for variant in variants()}
+    later = {variant for _ in range(300) for variant in variants()}
+    assert later <= first and len(first) <= 24
+
+
 def by_triton(module):
     def call(x):
         with scsa.backend('triton'):

@@ -89,6 +89,17 @@ def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, di
     assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
 
 
+def test_augmentation_in_testing_is_drawn(trained, digits, tmp_path):
+    flips = [f'train_dataloader.dataset.pipeline.1.{x}' for x in ('type=RandomFlip', 'prob=0.5')]
+    run_tool(
+        'tools/test.py', CONFIG, trained[0] / 'epoch_3.pth', '--work-dir', tmp_path, '--tta',
+        '--show-dir', tmp_path / 'pictures', '--out', tmp_path / 'metrics.json',
+        *tiny(digits, *flips),
+    )  # fmt: skip
+    assert 0 <= json.loads((tmp_path / 'metrics.json').read_text())['accuracy/top1'] <= 100
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 20
+
+
 def test_no_mirror_images_where_training_has_none(digits, tmp_path, monkeypatch, capsys):
     weights = tmp_path / 'weights.pth'
     weights.touch()

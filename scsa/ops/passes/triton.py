@@ -21,25 +21,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 2048  # values that a program holds at a time
-HEIGHT = 8  # rows of a band where there are no windows
+TILE = 2048  # values that a program holds at a time, at most where a row is no longer
+SMALL_TILE = 512  # likewise of a map of short rows: enough programs for small batches
+HEIGHT = 8  # rows of a band where there are no windows; rows that are read at a time
+CHANNELS_LAST = 8  # channels that are read at a time where they lie together
+# Few widths, so that images of many sizes need few variants; see also ALIGN.
+WIDTHS = (8, 16, 32, 64, 512, 1024)
 PROGRAMS = 4 * 132  # at least, where the map is large enough: four for each processor of an H100
-VECTOR = 8  # values that are read at once, if aligned
+VECTOR = 4  # values that are read at once, if aligned
 
 SIZES = ['C', 'H', 'W', 'height', 'width', 'rows', 'cols', 'splits']
 jit = triton.jit(do_not_specialize=SIZES)  # these change with the image: no variant for each
 
 
 @triton.jit
-def place(C, H, height, splits, BC: tl.constexpr):
-    """Image, channels (BC), this program's split, and its first and last band."""
+def program(C, H, W, height, splits, LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr):
+    """C and W as the compiler is to know them; image, channels (BC), split, first and last band."""
+    if LAST:
+        C = (C // ALIGN) * ALIGN
+    else:
+        W = (W // ALIGN) * ALIGN
     pid = tl.program_id(0)
     split = pid % splits
     blocks = (C + BC - 1) // BC
     b = (pid // splits // blocks).to(tl.int64)
     c = (pid // splits % blocks) * BC + tl.arange(0, BC)
     bands = (H + height - 1) // height
-    return b, c, split, bands * split // splits, bands * (split + 1) // splits
+    return C, W, b, c, split, bands * split // splits, bands * (split + 1) // splits
 
 
 @triton.jit
@@ -74,11 +82,7 @@ def strips_kernel(
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """X -> means over W (B, C, H); sums over the rows of a split (B, splits, C, W)."""
-    if LAST:
-        C = (C // ALIGN) * ALIGN
-    else:
-        W = (W // ALIGN) * ALIGN
-    b, c, split, first, last = place(C, H, height, splits, BC)
+    C, W, b, c, split, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
     columns = tl.zeros([BC, BR, BW], tl.float32)
@@ -100,11 +104,7 @@ def tokens_kernel(
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """x, a_h (B, C, H), a_w (B, C, W) -> window averages y (B, C, rows, cols)."""
-    if LAST:
-        C = (C // ALIGN) * ALIGN
-    else:
-        W = (W // ALIGN) * ALIGN
-    b, c, _, first, last = place(C, H, height, splits, BC)
+    C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
     y += b * C * rows * cols
@@ -131,11 +131,7 @@ def apply_kernel(
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Out = x a_h a_w."""
-    if LAST:
-        C = (C // ALIGN) * ALIGN
-    else:
-        W = (W // ALIGN) * ALIGN
-    b, c, _, first, last = place(C, H, height, splits, BC)
+    C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
     out += b * C * H * W
@@ -163,11 +159,7 @@ def products_kernel(
     With WINDOWS also those of x a_w over each window's columns (B, C, H, cols) and of x a_h over
     its rows (B, C, rows, W).
     """
-    if LAST:
-        C = (C // ALIGN) * ALIGN
-    else:
-        W = (W // ALIGN) * ALIGN
-    b, c, split, first, last = place(C, H, height, splits, BC)
+    C, W, b, c, split, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
     grad += b * C * H * W
@@ -207,11 +199,7 @@ def map_backward_kernel(
     BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """grad_x = (grad gate + grad_y) a_h a_w + grad_h + grad_w, grad_y (B, C, rows, W)."""
-    if LAST:
-        C = (C // ALIGN) * ALIGN
-    else:
-        W = (W // ALIGN) * ALIGN
-    b, c, _, first, last = place(C, H, height, splits, BC)
+    C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     grad += b * C * H * W
     grad_x += b * C * H * W
@@ -244,25 +232,20 @@ class Launch(NamedTuple):
 
 
 def launch(x: Tensor, height: int) -> Launch:
-    """Cuts a map into programs; `height` is that of a band."""
+    """Cuts a map into programs; `height` is that of a band. The batch changes no constant."""
     batch, channels, rows, width = x.shape
     last = channels_last(x)
-    block_w = triton.next_power_of_2(width)
-    most = triton.next_power_of_2(channels)
-    block_c = min(most, 16 if block_w <= 64 else 8) if last else 1
-    room = max(1, TILE // (block_w * block_c))
-    block_r = min(HEIGHT, room, triton.next_power_of_2(height))
-    if not last:  # small maps: several channels, but enough programs
-        block_c = min(most, max(1, TILE // 2 // (block_w * block_r)))
-        while block_c > 1 and batch * triton.cdiv(channels, block_c) < PROGRAMS:
-            block_c //= 2
+    block_w = next(block for block in WIDTHS if block >= width)
+    least_c = CHANNELS_LAST if last else 1
+    block_r = min(HEIGHT, max(1, TILE // (block_w * least_c)), triton.next_power_of_2(height))
+    block_c = max(least_c, SMALL_TILE // (block_w * block_r))
     blocks = batch * triton.cdiv(channels, block_c)
     splits = min(triton.cdiv(rows, height), triton.cdiv(PROGRAMS, blocks))
     together = channels if last else width
-    tile = block_c * block_r * block_w
+    warps = min(8, max(1, block_c * block_r * block_w // 256))  # eight values a thread
     constants = dict(
         LAST=last, ALIGN=math.gcd(together, VECTOR), BC=block_c, BR=block_r, BW=block_w,
-        num_warps=1 if tile <= 512 else 4 if tile <= 2048 else 8,
+        num_warps=warps,
     )  # fmt: skip
     return Launch(blocks * splits, splits, constants)
 

@@ -1,0 +1,4 @@
+# Coordinate attention in SCSA's place, as timm builds it.
+_base_ = './resnet18.py'
+
+model = dict(backbone=dict(type='ResNetSCSA', attn_cfg=dict(type='TimmAttention', name='coord')))

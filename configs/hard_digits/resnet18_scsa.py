@@ -1,0 +1,4 @@
+# SCSA as published.
+_base_ = './resnet18.py'
+
+model = dict(backbone=dict(type='ResNetSCSA', attn_cfg=dict(type='SCSA')))
