@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable
 
@@ -35,6 +36,20 @@ def existing(path: str | Path, what: str, how: str) -> Path:
     if not path.exists():
         raise UserError(f'{what} not found: {path}; {how}')
     return path
+
+
+def needs(module: str, distribution: str) -> None:
+    """Looks for a package that only some tools need, before they import it.
+
+    Args:
+        module: What is imported ('pytorch_grad_cam').
+        distribution: What pip calls it ('grad-cam').
+
+    Raises:
+        UserError: It is not installed.
+    """
+    if find_spec(module) is None:
+        raise UserError(f'{distribution} is not installed: pip install {distribution}')
 
 
 def run(main: Callable[[], object]) -> None:

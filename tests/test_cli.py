@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scsa.cli import UserError, existing, run
+from scsa.cli import UserError, existing, needs, run
 
 
 def ends_with(error):
@@ -52,3 +52,9 @@ def test_existing(tmp_path):
     assert existing(str(tmp_path), 'folder', 'make it') == tmp_path
     with pytest.raises(UserError, match=r'^list not found: .*x\.txt; set --list$'):
         existing(tmp_path / 'x.txt', 'list', 'set --list')
+
+
+def test_a_package_that_is_not_installed():
+    needs('pytest', 'pytest')
+    with pytest.raises(UserError, match=r'^no-such is not installed: pip install no-such$'):
+        needs('no_such', 'no-such')

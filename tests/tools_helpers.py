@@ -66,3 +66,16 @@ def refusal(monkeypatch, capsys, *arguments):
         assert stop.code == 2 and len(lines) == 1, (stop.code, lines)
         return lines[0]
     raise AssertionError('the tool did not refuse')
+
+
+def save_checkpoint(config, path, classes):
+    """Write what training would: the weights, here random ones, and the names of the classes."""
+    import torch
+    from mmengine.config import Config
+
+    import scsa  # noqa: F401
+    from scsa.analysis.complexity import build
+
+    torch.manual_seed(0)
+    state = build(Config.fromfile(ROOT / config)).state_dict()
+    torch.save({'state_dict': state, 'meta': {'dataset_meta': {'classes': classes}}}, path)
