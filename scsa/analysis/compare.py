@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import queue
 import shutil
@@ -28,6 +27,7 @@ from mmengine.config import Config
 
 from ..cli import UserError
 from ..engine.config import RUNS, check_files, last_checkpoint, load_config
+from .logs import parsed
 
 PACKAGE = Path(__file__).resolve().parents[2]  # where the processes find the same scsa as this one
 CLEAR = '\r\033[K'
@@ -342,12 +342,3 @@ def share_done(run: Run) -> float:
         epochs = row['epoch'] - 1 if 'epoch' in row else row['step']
         return min(0.99, epochs / cfg.get('max_epochs', 1))
     return 0.0
-
-
-def parsed(lines: list[str]) -> Iterator[dict]:
-    """The rows of a log of scalars, without those that a killed process left unfinished."""
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and 'step' in row:
-                yield row

@@ -15,7 +15,9 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .compare import Run, parsed
+from ..cli import UserError
+from . import logs
+from .compare import Run
 from .compare_table import NOTE, shown
 
 COST_NAMES = dict(
@@ -29,20 +31,17 @@ Curve = dict  # of float by epoch or iteration
 
 
 def read_curves(run: Run, metric: str) -> tuple[Curve, Curve]:
-    """Training loss, and the metric in validation, by epoch, or by iteration if the run has none.
-
-    A run that was resumed has several logs; the last word on a step holds.
-    """
-    losses, scores = defaultdict(dict), {}
+    """Training loss, and the metric in validation, by epoch, or by iteration without epochs."""
     by_iteration = bool(run.config.cfg.train_cfg.get('max_iters'))
-    logs = sorted(run.folder.glob('*/vis_data/scalars.json'))
-    for log in logs:
-        for row in parsed(log.read_text('utf-8', 'replace').splitlines()):
-            if 'loss' in row:
-                losses[row['step'] if by_iteration else row['epoch']][row['step']] = row['loss']
-            elif metric in row:
-                scores[row['step']] = row[metric]
-    return {x: statistics.fmean(steps.values()) for x, steps in losses.items()}, scores
+    try:
+        log = logs.read(run.folder)
+    except UserError:  # a config may keep no log: the rest of the page needs none
+        return {}, {}
+    losses = defaultdict(list)
+    for row in log.training:
+        losses[row['step'] if by_iteration else row['epoch']].append(row['loss'])
+    scores = {row['step']: row[metric] for row in log.validation if metric in row}
+    return {x: statistics.fmean(values) for x, values in losses.items()}, scores
 
 
 def band(curves: list[Curve]) -> tuple[list, list, list]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.image import imread
 
-from ..cli import UserError, existing
+from ..cli import existing
+from . import logs
 
 PREDICTIONS = 'predictions.pkl'
 
@@ -50,21 +50,14 @@ def top1(predictions: list[Prediction]) -> float:
 
 
 def read_curves(work_dir: Path) -> tuple[list[tuple], list[tuple]]:
-    """Read the newest training log.
+    """Read the training log.
 
     Returns:
         (epoch, loss) at every logged step and (epoch, top-1 in percent) at every validation.
     """
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True)
-    for log in logs:
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        losses = [(row['epoch'], row['loss']) for row in rows if 'loss' in row]
-        if losses:
-            tops = [(r['step'], r['accuracy/top1']) for r in rows if 'accuracy/top1' in r]
-            return losses, tops
-    raise UserError(
-        f'no training log in {work_dir}; train with tools/train.py --work-dir {work_dir}'
-    )
+    log = logs.read(work_dir)
+    tops = [(r['step'], r['accuracy/top1']) for r in log.validation if 'accuracy/top1' in r]
+    return [(row['epoch'], row['loss']) for row in log.training], tops
 
 
 def draw_curves(work_dirs: list[Path], out: Path) -> None:
