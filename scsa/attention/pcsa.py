@@ -1,6 +1,6 @@
 """PCSA, progressive channel-wise self-attention (arXiv 2407.05128, section 3.3)."""
 
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ DOWN_SAMPLE_MODES = ('avg_pool', 'max_pool', 'recombination')
 class WindowRecombination(nn.Conv2d):
     """The published ``conv_d``: a 1x1 convolution over all pixels of a window, window by window."""
 
-    def __init__(self, dim: int, window_size: int) -> None:
-        super().__init__(dim * window_size**2, dim, 1, bias=False)
+    def __init__(self, dim: int, window_size: int, **factory: Any) -> None:
+        super().__init__(dim * window_size**2, dim, 1, bias=False, **factory)
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +58,8 @@ class PCSA(nn.Module):
             ``'recombination'`` (all its pixels as channels, then a 1x1 convolution back to C).
         attn_drop_ratio: Dropout on the attention matrix while training, 0 to below 1.
         gate_layer: ``'sigmoid'``, or ``'softmax'`` over the channels.
+        device: Where the parameters are made, ``'cpu'``, ``'cuda'``, ``'meta'``; torch's default.
+        dtype: Their type, a floating one; torch's default.
 
     Raises:
         ValueError: if ``dim`` is not divisible by ``head_num``, or on an option that is not among
@@ -73,10 +75,20 @@ class PCSA(nn.Module):
         down_sample_mode: str = 'avg_pool',
         attn_drop_ratio: float = 0.0,
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
+        factory = dict(device=device, dtype=dtype)
         self._build_channel(
-            dim, head_num, window_size, qkv_bias, down_sample_mode, attn_drop_ratio, gate_layer
+            dim,
+            head_num,
+            window_size,
+            qkv_bias,
+            down_sample_mode,
+            attn_drop_ratio,
+            gate_layer,
+            factory,
         )
 
     def _build_channel(
@@ -88,6 +100,7 @@ class PCSA(nn.Module):
         down_sample_mode: str,
         attn_drop_ratio: float,
         gate_layer: str,
+        factory: Dict[str, Any],
     ) -> None:
         if head_num < 1 or dim < 1 or dim % head_num:
             raise ValueError(f'dim={dim} is not divisible by head_num={head_num}')
@@ -111,11 +124,13 @@ class PCSA(nn.Module):
         self.gate_layer = gate_layer
 
         self.recombine = down_sample_mode == 'recombination' and window_size != -1
-        self.conv_d = WindowRecombination(dim, window_size) if self.recombine else nn.Identity()
-        self.norm = nn.GroupNorm(1, dim)
-        self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
-        self.k = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
-        self.v = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim)
+        self.conv_d = (
+            WindowRecombination(dim, window_size, **factory) if self.recombine else nn.Identity()
+        )
+        self.norm = nn.GroupNorm(1, dim, **factory)
+        self.q = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim, **factory)
+        self.k = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim, **factory)
+        self.v = nn.Conv2d(dim, dim, 1, bias=qkv_bias, groups=dim, **factory)
         self.attn_drop = nn.Dropout(attn_drop_ratio)
 
     def channel_parameters(self) -> Tuple[Tensor, Tensor, Tensor, Optional[Tensor]]:

@@ -1,6 +1,6 @@
 """SCSA, spatial and channel synergistic attention (arXiv 2407.05128): PCSA after SMSA."""
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class SCSA(SMSA, PCSA):
         down_sample_mode: ``'avg_pool'``, ``'max_pool'`` or ``'recombination'``.
         attn_drop_ratio: Dropout on the channel attention matrix while training.
         gate_layer: ``'sigmoid'`` or ``'softmax'``, for all three gates.
+        device: Where the parameters are made, ``'cpu'``, ``'cuda'``, ``'meta'``; torch's default.
+        dtype: Their type, a floating one; torch's default.
 
     Raises:
         ValueError: see :class:`SMSA` and :class:`PCSA`.
@@ -51,11 +53,21 @@ class SCSA(SMSA, PCSA):
         down_sample_mode: str = 'avg_pool',
         attn_drop_ratio: float = 0.0,
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         nn.Module.__init__(self)
-        self._build_spatial(dim, group_kernel_sizes, gate_layer)
+        factory = dict(device=device, dtype=dtype)
+        self._build_spatial(dim, group_kernel_sizes, gate_layer, factory)
         self._build_channel(
-            dim, head_num, window_size, qkv_bias, down_sample_mode, attn_drop_ratio, gate_layer
+            dim,
+            head_num,
+            window_size,
+            qkv_bias,
+            down_sample_mode,
+            attn_drop_ratio,
+            gate_layer,
+            factory,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """SMSA, shareable multi-semantic spatial attention (arXiv 2407.05128, section 3.2)."""
 
-from typing import Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ class StripConv(nn.Conv1d):
 
     bias: Tensor
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+    def __init__(self, channels: int, kernel_size: int, **factory: Any) -> None:
+        half = kernel_size // 2
+        super().__init__(channels, channels, kernel_size, padding=half, groups=channels, **factory)
 
 
 class SMSA(nn.Module):
@@ -43,6 +44,8 @@ class SMSA(nn.Module):
         dim: Number of channels C of the map.
         group_kernel_sizes: One odd kernel size for each of the four groups of C / 4 channels.
         gate_layer: ``'sigmoid'``, or ``'softmax'`` along the strip.
+        device: Where the parameters are made, ``'cpu'``, ``'cuda'``, ``'meta'``; torch's default.
+        dtype: Their type, a floating one; torch's default.
 
     Raises:
         ValueError: if ``dim`` is not divisible by four, or on kernel sizes or a gate that are not
@@ -54,11 +57,16 @@ class SMSA(nn.Module):
         dim: int,
         group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
-        self._build_spatial(dim, group_kernel_sizes, gate_layer)
+        factory = dict(device=device, dtype=dtype)
+        self._build_spatial(dim, group_kernel_sizes, gate_layer, factory)
 
-    def _build_spatial(self, dim: int, group_kernel_sizes: Sequence[int], gate_layer: str) -> None:
+    def _build_spatial(
+        self, dim: int, group_kernel_sizes: Sequence[int], gate_layer: str, factory: Dict[str, Any]
+    ) -> None:
         kernels = tuple(group_kernel_sizes)
         if len(kernels) != 4:
             raise ValueError(
@@ -79,12 +87,12 @@ class SMSA(nn.Module):
         self.gate_layer = gate_layer
 
         # The published names; `global` because the longer kernels see further along the strip.
-        self.local_dwc = StripConv(dim // 4, kernels[0])
-        self.global_dwc_s = StripConv(dim // 4, kernels[1])
-        self.global_dwc_m = StripConv(dim // 4, kernels[2])
-        self.global_dwc_l = StripConv(dim // 4, kernels[3])
-        self.norm_h = nn.GroupNorm(4, dim)
-        self.norm_w = nn.GroupNorm(4, dim)
+        self.local_dwc = StripConv(dim // 4, kernels[0], **factory)
+        self.global_dwc_s = StripConv(dim // 4, kernels[1], **factory)
+        self.global_dwc_m = StripConv(dim // 4, kernels[2], **factory)
+        self.global_dwc_l = StripConv(dim // 4, kernels[3], **factory)
+        self.norm_h = nn.GroupNorm(4, dim, **factory)
+        self.norm_w = nn.GroupNorm(4, dim, **factory)
 
     def shared_kernel(self) -> Tuple[Tensor, Tensor]:
         """The four kernels as one (C, 1, K), zeros around the shorter, and their biases (C)."""

@@ -3,7 +3,7 @@
 None of these is SCSA as published, and no published checkpoint fits one.
 """
 
-from typing import Sequence
+from typing import Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class PCSABeforeSMSA(nn.Module):
         dim: Number of channels C of the map.
         group_kernel_sizes: As for :class:`SMSA`.
         gate_layer: For all three gates.
+        device: As for :class:`SMSA`.
+        dtype: As for :class:`SMSA`.
         **pcsa_cfg: The other arguments of :class:`PCSA`.
     """
 
@@ -27,11 +29,14 @@ class PCSABeforeSMSA(nn.Module):
         dim: int,
         group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
         **pcsa_cfg,
     ) -> None:
         super().__init__()
-        self.smsa = SMSA(dim, group_kernel_sizes, gate_layer)
-        self.pcsa = PCSA(dim, gate_layer=gate_layer, **pcsa_cfg)
+        factory = dict(device=device, dtype=dtype)
+        self.smsa = SMSA(dim, group_kernel_sizes, gate_layer, **factory)
+        self.pcsa = PCSA(dim, gate_layer=gate_layer, **factory, **pcsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -60,11 +65,14 @@ class UnsharedSMSA(SMSA):
         dim: int,
         group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
-        super().__init__(dim, group_kernel_sizes, gate_layer)
+        factory = dict(device=device, dtype=dtype)
+        super().__init__(dim, group_kernel_sizes, gate_layer, **factory)
         c = dim // 4
         self.width_convs = nn.ModuleList(
-            nn.Conv1d(c, c, k, padding=k // 2, groups=c) for k in group_kernel_sizes
+            nn.Conv1d(c, c, k, padding=k // 2, groups=c, **factory) for k in group_kernel_sizes
         )
 
     def gate(self, strip: Tensor, convs: Sequence[nn.Module], norm: nn.Module) -> Tensor:
@@ -88,11 +96,14 @@ class UnsharedSCSA(nn.Module):
         dim: int,
         group_kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         gate_layer: str = 'sigmoid',
+        device: Union[torch.device, str, int, None] = None,
+        dtype: Optional[torch.dtype] = None,
         **pcsa_cfg,
     ) -> None:
         super().__init__()
-        self.smsa = UnsharedSMSA(dim, group_kernel_sizes, gate_layer)
-        self.pcsa = PCSA(dim, gate_layer=gate_layer, **pcsa_cfg)
+        factory = dict(device=device, dtype=dtype)
+        self.smsa = UnsharedSMSA(dim, group_kernel_sizes, gate_layer, **factory)
+        self.pcsa = PCSA(dim, gate_layer=gate_layer, **factory, **pcsa_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -1,12 +1,14 @@
 """Keys, defaults, errors, odd maps, memory formats, symmetries."""
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
 from numerics import distance, randomise
 
 from scsa import PCSA, SCSA, SMSA
+from scsa.attention.variants import ParallelSCSA, PCSABeforeSMSA, UnsharedSCSA
 
 PUBLISHED_KEYS = [
     'local_dwc.weight', 'local_dwc.bias', 'global_dwc_s.weight', 'global_dwc_s.bias',
@@ -43,6 +45,37 @@ def test_arguments_and_defaults_are_the_contract():
         down_sample_mode='avg_pool',
         attn_drop_ratio=0.0,
         gate_layer='sigmoid',
+        device=None,
+        dtype=None,
+    )
+
+
+@pytest.mark.parametrize(
+    'build',
+    [
+        *(
+            partial(SCSA, qkv_bias=True, down_sample_mode=mode)
+            for mode in ('avg_pool', 'recombination')
+        ),
+        SMSA,
+        PCSA,
+        PCSABeforeSMSA,
+        ParallelSCSA,
+        UnsharedSCSA,
+    ],
+)
+def test_device_and_type_reach_every_parameter(build):
+    torch.manual_seed(3)
+    module = build(16, device='cpu', dtype=torch.float64)
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
+    assert module(torch.randn(1, 16, 8, 8, dtype=torch.float64)).dtype == torch.float64
+    assert all(p.is_meta for p in build(16, device='meta').parameters())
+    torch.manual_seed(3)
+    same = build(16)
+    torch.manual_seed(3)
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(build(16, dtype=torch.float32).parameters(), same.parameters())
     )
 
 
