@@ -175,7 +175,9 @@ def _inferencer(task: str, cfg: Config, checkpoint: str, device: str) -> Any:
     try:
         if task == 'classification':
             from mmpretrain import ImageClassificationInferencer
+            from mmpretrain.utils import progress
 
+            progress.disable_progress_bar = True  # one for each call, and we call for each image
             return ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
         if task == 'detection':
             from mmdet.apis import DetInferencer
@@ -183,7 +185,14 @@ def _inferencer(task: str, cfg: Config, checkpoint: str, device: str) -> Any:
             return DetInferencer(cfg, checkpoint, device=device, show_progress=False)
         from mmseg.apis import MMSegInferencer
 
-        return MMSegInferencer(cfg, checkpoint, device=device)
+        inferencer = MMSegInferencer(cfg, checkpoint, device=device)
+        inferencer.show_progress = False
+        meta = inferencer.model.dataset_meta
+        if len(meta['classes']) != len(meta.get('palette') or ()):
+            # The colours that mmseg's data sets give to classes without any; drawing needs them.
+            rng = np.random.RandomState(42)
+            meta['palette'] = rng.randint(0, 255, (len(meta['classes']), 3)).tolist()
+        return inferencer
     except ImportError as error:
         raise UserError(
             f'{task} does not run here: {error}; docs/install.md says what to install'

@@ -1,5 +1,8 @@
 """Quick-start models of the three tasks with weights of a seed, and images for them."""
 
+import runpy
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,3 +61,14 @@ def images(tmp_path_factory):
     (folder / 'broken.png').write_bytes((folder / 'grey.png').read_bytes()[:200])
     (folder / 'notes.txt').write_text('no image')
     return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs a tool with its arguments in this process: OpenMMLab is imported already."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(argument) for argument in arguments])
+        runpy.run_path(str(ROOT / arguments[0]), run_name='__main__')
+
+    return call
