@@ -89,6 +89,8 @@ setup(
         'optional': requirements('optional'),
         'tests': requirements('tests'),
         'timm': requirements('timm'),
+        'visualization': requirements('visualization'),
+        'onnx': requirements('onnx'),
     },
     cmdclass={'build_py': BuildPy, 'sdist': SDist},
     zip_safe=False,
