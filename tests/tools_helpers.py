@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/quickstart/resnet18_digits_scsa.py'
+DETECTION = 'configs/quickstart/faster-rcnn_r18_scenes_scsa.py'
+SEGMENTATION = 'configs/quickstart/fpn_r18_scenes_scsa.py'
 
 
 def tiny(digits, *options):
@@ -30,6 +32,23 @@ def tiny(digits, *options):
         'default_hooks.checkpoint.max_keep_ckpts=-1',
         *options,
     ]
+
+
+def tiny_scenes(scenes, task):
+    """Arguments that shrink a quick start to two steps, both under the same learning rate."""
+    root = scenes / 'ade' if task == SEGMENTATION else scenes
+    found = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]
+    found += ['train_dataloader.batch_size=3', 'default_hooks.logger.interval=1']
+    if task == SEGMENTATION:
+        found += ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+        found += ['model.backbone.init_cfg=None']
+        found += ['default_hooks.checkpoint.interval=2', 'param_scheduler.0.total_steps=2']
+    else:
+        annotations = scenes / 'annotations/instances_val.json'
+        found += [f'{part}_evaluator.ann_file={annotations}' for part in ('val', 'test')]
+        found += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+        found += ['param_scheduler.total_steps=1', 'model.test_cfg.rcnn.score_thr=0']
+    return ['--cfg-options', *found]
 
 
 def environment():

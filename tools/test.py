@@ -23,6 +23,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
     from mmengine.evaluator import DumpResults
     from mmengine.fileio import dump
     from mmengine.registry import RUNNERS
@@ -50,7 +51,7 @@ def main() -> None:
         if args.out and not args.out.endswith('.json'):
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = runner.test()
-    if args.out and args.out.endswith('.json'):
+    if args.out and args.out.endswith('.json') and is_main_process():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump(metrics, args.out, indent=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,25 @@ from ..cli import UserError, existing
 
 DATA_HELP = 'docs/datasets.md shows the layout'
 RUNS = ('train', 'val', 'test')
+# What starts the processes of each launcher, and the variable by which that is seen.
+STARTED_BY = {
+    'pytorch': ('RANK', 'torchrun (tools/dist_train.sh and dist_test.sh do it)'),
+    'slurm': ('SLURM_PROCID', 'srun (tools/slurm_train.sh and slurm_test.sh do it)'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
+
+
+class Overrides(DictAction):
+    """``KEY=VALUE …``, refusing a word without ``=``, over which the parent stumbles."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for value in values:
+            if '=' not in value:
+                raise UserError(
+                    f'{option_string} {value}: give KEY=VALUE; the config and the checkpoint go '
+                    'before the options'
+                )
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +48,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         metavar='KEY=VALUE',
         help='override settings of the config: model.backbone.depth=101 …',
     )
@@ -117,13 +137,19 @@ def set_loader_defaults(cfg: Config) -> None:
 def set_launcher(cfg: Config, args: argparse.Namespace) -> None:
     """Let a distributed run without GPUs talk over gloo; mmengine can only start it on GPUs."""
     cfg.launcher = args.launcher
-    if args.launcher == 'none' or torch.cuda.is_available() or is_npu_available():
+    if args.launcher == 'none':
         return
-    if args.launcher != 'pytorch':
+    on_cpu = not (torch.cuda.is_available() or is_npu_available())
+    if on_cpu and args.launcher != 'pytorch':
         raise UserError(
             f'--launcher {args.launcher} needs GPUs and there are none; on CPUs use torchrun with '
             '--launcher pytorch'
         )
+    variable, starter = STARTED_BY[args.launcher]
+    if variable not in os.environ:
+        raise UserError(f'--launcher {args.launcher} needs processes started by {starter}')
+    if not on_cpu:
+        return
     torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',

@@ -138,6 +138,20 @@ def test_a_launcher_that_needs_gpus(refused, digits):
     assert '--launcher slurm needs GPUs' in line
 
 
+@pytest.mark.parametrize('tool', [TRAIN, TEST])
+def test_a_launcher_that_nothing_has_launched(tool, refused, digits, tmp_path, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    (tmp_path / 'c.pth').touch()
+    checkpoint = [tmp_path / 'c.pth'] if tool == TEST else []
+    line = refused(tool, CONFIG, *checkpoint, '--launcher', 'pytorch', *tiny(digits))
+    assert line.startswith('error: --launcher pytorch needs processes started by torchrun')
+
+
+def test_a_setting_without_a_value(refused):
+    line = refused(TRAIN, '--cfg-options', 'randomness.seed=1', CONFIG)
+    assert line.startswith(f'error: --cfg-options {CONFIG}: give KEY=VALUE; the config')
+
+
 def test_scaling_the_learning_rate_needs_a_base(refused, digits):
     line = refused(TRAIN, CONFIG, '--auto-scale-lr', *tiny(digits))
     assert '--auto-scale-lr needs auto_scale_lr.base_batch_size' in line

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from matplotlib.image import imread
-from tools_helpers import refusal, run_tool
+from tools_helpers import CONFIG, DETECTION, SEGMENTATION, refusal, run_tool, tiny_scenes
 
 pytest.importorskip('mmcv.ops', reason='mmdet and mmseg need mmcv with its compiled operators')
 pytest.importorskip('mmdet')
@@ -14,35 +14,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-DETECTION = 'configs/quickstart/faster-rcnn_r18_scenes_scsa.py'
-SEGMENTATION = 'configs/quickstart/fpn_r18_scenes_scsa.py'
-CLASSIFIER = 'configs/quickstart/resnet18_digits_scsa.py'  # whose weights it starts from
-
-
-@pytest.fixture(scope='module')
-def scenes(tmp_path_factory):
-    from scsa.datasets.digit_scenes import write
-
-    out = tmp_path_factory.mktemp('data') / 'digit_scenes'
-    write(out, {'train': 6, 'val': 3}, size=160, seed=0)
-    return out
-
-
-def options(scenes, task):
-    """Arguments that shrink a quick start to two steps, both under the same learning rate."""
-    root = scenes / 'ade' if task == SEGMENTATION else scenes
-    found = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]
-    found += ['train_dataloader.batch_size=3', 'default_hooks.logger.interval=1']
-    if task == SEGMENTATION:
-        found += ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
-        found += ['model.backbone.init_cfg=None']
-        found += ['default_hooks.checkpoint.interval=2', 'param_scheduler.0.total_steps=2']
-    else:
-        annotations = scenes / 'annotations/instances_val.json'
-        found += [f'{part}_evaluator.ann_file={annotations}' for part in ('val', 'test')]
-        found += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-        found += ['param_scheduler.total_steps=1', 'model.test_cfg.rcnn.score_thr=0']
-    return ['--cfg-options', *found]
+CLASSIFIER = CONFIG  # whose weights segmentation starts from
 
 
 def predicted(config, checkpoint, work_dir):
@@ -64,7 +36,7 @@ def predicted(config, checkpoint, work_dir):
     ('config', 'checkpoint'), [(DETECTION, 'epoch_1.pth'), (SEGMENTATION, 'iter_2.pth')]
 )
 def test_train_then_test(config, checkpoint, scenes, tmp_path):
-    shrunk = options(scenes, config)
+    shrunk = tiny_scenes(scenes, config)
     log = run_tool('tools/train.py', config, '--work-dir', tmp_path / 'train', *shrunk)
     assert 'Traceback' not in log
     weights = tmp_path / 'train' / checkpoint
