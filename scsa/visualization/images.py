@@ -20,9 +20,8 @@ class Images:
     """Images to go through once, with a progress bar.
 
     Args:
-        source: An image, a folder (its images, not those of its folders) or a glob, where ``**``
-            stands for any folders.
-        limit: At most so many, the first by name.
+        source: An image, a folder (all below it) or a glob, where ``**`` stands for any folders.
+        limit: At most so many, evenly spread over all.
 
     Attributes:
         paths: All that are to be read.
@@ -33,7 +32,10 @@ class Images:
     """
 
     def __init__(self, source: str | Path, limit: int | None = None) -> None:
-        self.paths = find_images(source)[:limit]
+        self.paths = find_images(source)
+        if limit is not None and limit < len(self.paths):
+            step = len(self.paths) / limit
+            self.paths = [self.paths[int(i * step)] for i in range(limit)]
         self.skipped: list[Path] = []
 
     def __len__(self) -> int:
@@ -73,7 +75,7 @@ def find_images(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_file():
         return [path]
-    pattern = f'{glob.escape(str(path))}/*' if path.is_dir() else str(source)
+    pattern = f'{glob.escape(str(path))}/**' if path.is_dir() else str(source)
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     found = [name for name in found if name.suffix.lower() in FORMATS and name.is_file()]
     if not found:

@@ -79,7 +79,8 @@ def test_images_of_a_file_a_folder_and_a_glob(images):
     assert find_images(images / 'notes.txt') == [images / 'notes.txt']
     with pytest.raises(UserError, match='no image found'):
         find_images('nowhere/*.png')
-    assert len(Images(images, limit=2)) == 2
+    assert [path.name for path in Images(images, limit=2).paths] == ['broken.png', 'grey.png']
+    assert len(Images(images.parent, limit=9)) >= 4  # a folder holds what its folders hold
 
 
 def test_what_cannot_be_read_is_named_skipped_and_counted(images, capsys):
