@@ -9,6 +9,7 @@ from ..ops import is_compiling
 from ..ops.plain import (
     channel_gate,
     check_input,
+    is_exporting,
     pool_windows,
     recombine_windows,
     upcast,
@@ -146,9 +147,10 @@ class PCSA(nn.Module):
     def channel_attention(self, x: Tensor) -> Tensor:
         """PCSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
-        generated = False  # compiled for inference
+        generated, onnx = False, False  # compiled for inference; exported by way of a trace
         if not torch.jit.is_scripting():
-            generated = is_compiling() and not torch.is_grad_enabled()
+            generated = is_compiling() and not (is_exporting() or torch.is_grad_enabled())
+            onnx = torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
         if self.recombine:
             y = self.conv_d(x)
         else:
@@ -160,7 +162,8 @@ class PCSA(nn.Module):
             d=d,
             dropout=self.attn_drop.p if self.training else 0.0,
             softmax=self.gate_layer == 'softmax',
-            fused=d >= 512 or not generated,  # few channels are faster in generated code
+            # Few channels are faster in generated code; torch 2.1 exports no scaled kernel.
+            fused=not onnx and (d >= 512 or not generated),
         )
         return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
 

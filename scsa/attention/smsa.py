@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..ops import is_compiling
 from ..ops.parameters import join_kernels
-from ..ops.plain import check_input, gate_pixels
+from ..ops.plain import check_input, gate_pixels, is_exporting
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('gate_pixels')
@@ -106,7 +106,7 @@ class SMSA(nn.Module):
         kernel, bias = self.shared_kernel()
         unrolled = False
         if not torch.jit.is_scripting():
-            unrolled = is_compiling()
+            unrolled = is_compiling() and not is_exporting()
         norms = [self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias]
         return gate_pixels(x, kernel, bias, norms, self.gate_layer == 'softmax', unrolled)
 

@@ -1,8 +1,8 @@
 """The steps of the attention as functions of tensors: what the modules and all fast paths share.
 
-``torch.fx`` keeps each as one node (``torch.fx.wrap`` in the files that call them). Those whose
-control flow depends on the shape of the input are compiled by tracing (``script_if_tracing``): a
-traced module then runs at any other size.
+``torch.fx`` keeps each as one node (``torch.fx.wrap`` in the files that call them). Where control
+flow depends on a size there is a form without a branch beside it, for ``torch.jit.trace`` and for
+the ONNX exporter that is built on it: a traced module then runs at any other size.
 """
 
 from typing import List, Optional, Tuple
@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .parameters import Options, Parameters
+
+# Before torch 2.7 a program could not ask whether torch.export runs it.
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def check_input(x: Tensor, dim: int) -> None:
@@ -38,7 +41,6 @@ def check_input(x: Tensor, dim: int) -> None:
         raise ValueError(f'SCSA needs at least one pixel, got a map of {x.size(2)}x{x.size(3)}')
 
 
-@torch.jit.script_if_tracing
 def upcast(x: Tensor) -> Tensor:
     """Half precision to float32: the strips and tokens are few and decide over the whole map."""
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
@@ -116,7 +118,6 @@ def gate_pixels(
     return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
 
 
-@torch.jit.script_if_tracing
 def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False) -> Tensor:
     """Reduce each window of a map to its average or maximum (section 3.3 of the paper).
 
@@ -135,6 +136,9 @@ def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False)
     """
     if window_size == -1:
         return x.mean((2, 3), keepdim=True)
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing() or is_exporting():
+            return pool_traced_windows(x, mode, window_size)
     # A side shorter than the window is reduced whole: compiled for any size, torch 2.1 pools by
     # windows of a fixed size only.
     rows, cols = window_size, window_size
@@ -150,11 +154,31 @@ def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False)
     return F.avg_pool2d(F.avg_pool2d(x, [rows, 1]), [1, cols])
 
 
+def pool_traced_windows(x: Tensor, mode: str, window_size: int) -> Tensor:
+    """:func:`pool_windows` without a branch on a size: a side shorter than the window is filled."""
+    if mode == 'max_pool':  # the last pixel once more changes no maximum
+        return F.max_pool2d(fill_windows(x, window_size, 'replicate'), window_size)
+    means = F.avg_pool2d(fill_windows(x, window_size), window_size)
+    rows, cols = (window_size - lacking(x, dim, window_size) for dim in (2, 3))
+    return means * window_size**2 / (rows * cols)
+
+
+def fill_windows(x: Tensor, window_size: int, mode: str = 'constant') -> Tensor:
+    """Pad a traced map at its end to at least one window."""
+    rows, cols = (lacking(x, dim, window_size) for dim in (2, 3))
+    return F.pad(x, [0, cols, 0, rows], mode)
+
+
+def lacking(x: Tensor, dim: int, window_size: int) -> int:
+    """How many pixels a side is shorter than the window: while tracing a tensor, which is recorded."""
+    shorter = window_size - x.size(dim)
+    return shorter.clamp(min=0) if isinstance(shorter, Tensor) else torch.sym_max(shorter, 0)
+
+
 def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
     return x.max(dim, keepdim=True)[0] if mode == 'max_pool' else x.mean(dim, keepdim=True)
 
 
-@torch.jit.script_if_tracing
 def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
     """Take all pixels of a window to the channels and mix them by a 1x1 convolution.
 
@@ -169,7 +193,10 @@ def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
     Returns:
         (B, C', H // window_size, W // window_size).
     """
-    kernel = weight.view(weight.size(0), x.size(1), window_size, window_size)
+    kernel = weight.view(weight.size(0), -1, window_size, window_size)
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing() or is_exporting():
+            return F.conv2d(fill_windows(x, window_size), kernel, stride=window_size)
     if x.size(2) < window_size:
         x = F.pad(x, [0, 0, 0, window_size - x.size(2)])
     if x.size(3) < window_size:

@@ -1,0 +1,1 @@
+"""Take a trained model out of PyTorch: ONNX, and int8 of that."""
