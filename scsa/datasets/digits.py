@@ -50,7 +50,7 @@ def write_digits(out: Path, size: int) -> dict[str, int]:
     return {split: len(list((out / split).glob('*/*.png'))) for split in ('train', 'val')}
 
 
-HARD_LABELS = 40  # training digits of each class that keep their label; the others clutter
+HARD_LABELS = 60  # training digits of each class that keep their label; the others clutter
 HARD_VIEWS = 3  # pictures of each validation digit
 LEAST_HARD_SIZE = 32
 
@@ -90,19 +90,19 @@ def hard_picture(
 ) -> np.ndarray:
     """One digit (8, 8), from 0 to 16, in a picture (size, size) with others' pieces, as uint8."""
     canvas = np.zeros((size, size), np.float32)
-    for _ in range(rng.integers(4, 8)):  # pieces of a digit, a quarter each, fainter than it
+    for _ in range(rng.integers(3, 6)):  # pieces of a digit, a quarter each, fainter than it
         other = others[rng.integers(len(others))]
         row, column = rng.choice([0, 4], 2)
         piece = _enlarged(
             other[row : row + 4, column : column + 4], rng.integers(size // 7, size // 4 + 1)
         )
-        _paste(rng, canvas, piece * rng.uniform(0.4, 0.8))
-    side = rng.integers(size * 2 // 7, size * 5 // 7 + 1)
+        _paste(rng, canvas, piece * rng.uniform(0.3, 0.6))
+    side = rng.integers(size * 3 // 7, size * 6 // 7 + 1)
     scan = _enlarged(digit, side) * rng.uniform(0.7, 1.0)
     bar = rng.integers(0, side - side // 6)  # it hides a sixth of the digit, across or along it
     (scan if rng.random() < 0.5 else scan.T)[bar : bar + side // 6] = 0
     _paste(rng, canvas, scan)
-    noisy = canvas + rng.normal(0, 30, canvas.shape)
+    noisy = canvas + rng.normal(0, 20, canvas.shape)
     return noisy.clip(0, 255).round().astype(np.uint8)
 
 
