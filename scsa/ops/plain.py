@@ -136,7 +136,7 @@ def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False)
     """
     if window_size == -1:
         return x.mean((2, 3), keepdim=True)
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102, TorchScript compiles what follows an `and`
         if torch.jit.is_tracing() or is_exporting():
             return pool_traced_windows(x, mode, window_size)
     # A side shorter than the window is reduced whole: compiled for any size, torch 2.1 pools by
@@ -170,7 +170,7 @@ def fill_windows(x: Tensor, window_size: int, mode: str = 'constant') -> Tensor:
 
 
 def lacking(x: Tensor, dim: int, window_size: int) -> int:
-    """How many pixels a side is shorter than the window: while tracing a tensor, which is recorded."""
+    """How many pixels a side is shorter than the window; a tensor while it is traced."""
     shorter = window_size - x.size(dim)
     return shorter.clamp(min=0) if isinstance(shorter, Tensor) else torch.sym_max(shorter, 0)
 
@@ -194,7 +194,7 @@ def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
         (B, C', H // window_size, W // window_size).
     """
     kernel = weight.view(weight.size(0), -1, window_size, window_size)
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102, TorchScript compiles what follows an `and`
         if torch.jit.is_tracing() or is_exporting():
             return F.conv2d(fill_windows(x, window_size), kernel, stride=window_size)
     if x.size(2) < window_size:
