@@ -1,4 +1,4 @@
-# Cascade R-CNN, ResNet-101-SCSA, COCO: mmdet's 1x recipe, our backbone.
+# Cascade R-CNN, ResNet-101-SCSA, COCO: the recipe of the baseline.
 _base_ = './cascade-rcnn_r50-scsa_fpn_1x_coco.py'
 pretrained = 'checkpoints/resnet101_1xb128_in1k_scsa.pth'
 

@@ -1,4 +1,4 @@
-# Faster R-CNN, ResNet-101-SCSA, COCO: mmdet's 1x recipe, our backbone.
+# Faster R-CNN, ResNet-101-SCSA, COCO: the recipe of the baseline.
 _base_ = './faster-rcnn_r50-scsa_fpn_1x_coco.py'
 pretrained = 'checkpoints/resnet101_1xb128_in1k_scsa.pth'
 

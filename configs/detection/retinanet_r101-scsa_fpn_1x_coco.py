@@ -1,4 +1,4 @@
-# RetinaNet, ResNet-101-SCSA, COCO: mmdet's 1x recipe, our backbone.
+# RetinaNet, ResNet-101-SCSA, COCO: the recipe of the baseline.
 _base_ = './retinanet_r50-scsa_fpn_1x_coco.py'
 pretrained = 'checkpoints/resnet101_1xb128_in1k_scsa.pth'
 

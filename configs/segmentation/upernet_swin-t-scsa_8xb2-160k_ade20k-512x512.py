@@ -1,20 +1,12 @@
-# UperNet, Swin-T-SCSA, ADE20K, 160k iterations: mmseg's recipe, our backbone.
-_base_ = [
-    'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
-    '../_base_/published_scsa.py',
-]
+# UperNet, Swin-T-SCSA, ADE20K, 160k iterations: the recipe of the baseline.
+_base_ = './upernet_swin-t_8xb2-160k_ade20k-512x512.py'
 pretrained = 'checkpoints/swin-tiny_16xb64_in1k_scsa.pth'
 
 model = dict(
     backbone=dict(
-        _delete_=True,  # mmpretrain's Swin, our parent, has other arguments than mmseg's
         type='SwinTransformerSCSA',
         position='attn',
         scsa_cfg=_base_.scsa_cfg,
-        arch='tiny',
-        drop_path_rate=0.3,
-        out_indices=(0, 1, 2, 3),
-        pad_small_map=True,  # maps here have any size: pad them to whole windows, as mmseg's Swin
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
+        init_cfg=dict(checkpoint=pretrained),
     )
 )

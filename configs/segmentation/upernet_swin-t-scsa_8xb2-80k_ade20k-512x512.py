@@ -1,7 +1,12 @@
-# UperNet, Swin-T-SCSA, ADE20K, 80k iterations, of which mmseg has no Swin recipe.
-_base_ = './upernet_swin-t-scsa_8xb2-160k_ade20k-512x512.py'
+# UperNet, Swin-T-SCSA, ADE20K, 80k iterations: the recipe of the baseline.
+_base_ = './upernet_swin-t_8xb2-80k_ade20k-512x512.py'
+pretrained = 'checkpoints/swin-tiny_16xb64_in1k_scsa.pth'
 
-train_cfg = dict(max_iters=80000, val_interval=8000)
-warm_up, decay = _base_.param_scheduler
-param_scheduler = [warm_up, dict(decay, end=80000)]
-default_hooks = dict(checkpoint=dict(interval=8000))
+model = dict(
+    backbone=dict(
+        type='SwinTransformerSCSA',
+        position='attn',
+        scsa_cfg=_base_.scsa_cfg,
+        init_cfg=dict(checkpoint=pretrained),
+    )
+)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from types import SimpleNamespace
+
 import pytest
+import torch
 from config_helpers import CONFIGS, ROOT, config_names, flat, read
+from mmengine.device import get_device
+from mmengine.fileio import load
+from mmengine.runner import Runner
 
 from scsa.analysis.config_table import documented
 
@@ -58,6 +65,42 @@ def test_frozen_only_where_the_start_is_ours(name):
 def test_tables_of_the_docs_list_every_config():
     tables = [documented(ROOT / f'docs/{page}.md') for page in ('detection', 'segmentation')]
     assert sorted([*tables[0], *tables[1]]) == NAMES
+
+
+@pytest.mark.parametrize(
+    ('page', 'text'),
+    [
+        ('README.md', 'GPUS --auto-scale-lr'),
+        ('README.md', 'about 20 GB'),  # 100 x (weights and momentum: 2 x 4 bytes x 25.6 M)
+        ('README.md', 'default_hooks.checkpoint.max_keep_ckpts=2'),
+        ('README.md', 'exp/best_*.pth'),
+        ('README.md', "ResNet-50's published config is float32"),
+        ('docs/segmentation.md', '`--auto-scale-lr` is refused'),
+        ('docs/segmentation.md', '`optim_wrapper.accumulative_counts=4`'),
+    ],
+)
+def test_what_a_run_of_a_recipe_needs_is_said(page, text):
+    assert text in (ROOT / page).read_text()
+
+
+def test_sync_batch_norm_needs_no_option_in_one_process():
+    """As docs/segmentation.md says."""
+    runner = SimpleNamespace(distributed=False, logger=logging.getLogger('a run'))
+    model = Runner.wrap_model(runner, None, torch.nn.Sequential(torch.nn.SyncBatchNorm(4)))
+    assert model(torch.ones(2, 4, 3, 3, device=get_device())).abs().max() < 1e-3
+
+
+def test_model_index_lists_every_config():
+    files = load(ROOT / 'model-index.yml')['Import']
+    models = [model for file in files for model in load(ROOT / file)['Models']]
+    assert {f'configs/{name}' for name in STARTED} <= {model['Config'] for model in models}
+    assert all(model['Config'].endswith(f'/{model["Name"]}.py') for model in models)
+
+
+@pytest.mark.parametrize('name', [name for name in STARTED if '-scsa' in name])
+def test_has_a_plain_baseline(name):
+    """The same recipe; test_detection.py and test_segmentation.py compare them."""
+    assert name.replace('-scsa', '') in STARTED
 
 
 @pytest.mark.parametrize(

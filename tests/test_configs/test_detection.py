@@ -91,7 +91,7 @@ def test_reads_its_data(name, data_root, monkeypatch):
     assert ('masks' in truth) == ('mask' in name or name in QUICKSTART)
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if name.endswith('-scsa_fpn_1x_coco.py')])
+@pytest.mark.parametrize('name', [name for name in NAMES if name.endswith('_1x_coco.py')])
 def test_coco_recipe_is_mmdets(name):
     theirs = name.split('/')[1].replace('-scsa', '')
     folder = theirs.split('_')[0].replace('-', '_')

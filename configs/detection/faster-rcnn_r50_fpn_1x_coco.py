@@ -1,0 +1,5 @@
+# Faster R-CNN, ResNet-50, COCO: mmdet's 1x recipe, our plain ImageNet weights.
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/published_scsa.py']
+pretrained = 'checkpoints/resnet50_1xb128_in1k.pth'
+
+model = dict(backbone=dict(init_cfg=dict(checkpoint=pretrained, prefix='backbone.')))
