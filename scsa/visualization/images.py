@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import random
 from pathlib import Path
 from typing import Iterator
 
@@ -22,6 +23,8 @@ class Images:
     Args:
         source: An image, a folder (all below it) or a glob, where ``**`` stands for any folders.
         limit: At most so many, evenly spread over all.
+        shuffled: Whether to go through them in a random order, always the same: by name, images of
+            a class follow each other.
 
     Attributes:
         paths: All that are to be read.
@@ -31,11 +34,15 @@ class Images:
         UserError: There is no image there.
     """
 
-    def __init__(self, source: str | Path, limit: int | None = None) -> None:
+    def __init__(
+        self, source: str | Path, limit: int | None = None, shuffled: bool = False
+    ) -> None:
         self.paths = find_images(source)
         if limit is not None and limit < len(self.paths):
             step = len(self.paths) / limit
             self.paths = [self.paths[int(i * step)] for i in range(limit)]
+        if shuffled:
+            random.Random(0).shuffle(self.paths)
         self.skipped: list[Path] = []
 
     def __len__(self) -> int:
@@ -99,3 +106,16 @@ def read_image(path: str | Path) -> np.ndarray:
     if bgr is None:
         raise OSError('a format that OpenCV cannot read')
     return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def unique_stems(paths: list[Path]) -> dict[Path, str]:
+    """What to call what is made of each image: its name without suffix, ``_`` if it is taken."""
+    stems: dict[Path, str] = {}
+    taken = set()
+    for path in paths:
+        stem = path.stem
+        while stem in taken:  # a.jpg and a.png, or of two folders
+            stem += '_'
+        taken.add(stem)
+        stems[path] = stem
+    return stems

@@ -133,3 +133,12 @@ def token_grid(inputs: tuple, count: int) -> tuple[int, int] | None:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, Tensor) and value.dim() == 0)
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """The names of all blocks of all stages of the backbone; see :func:`stage_ends`."""
+    found = []
+    for end in stage_ends(model):
+        stage, _, last = end.rpartition('.')
+        found += [f'{stage}.{i}' for i in range(int(last) + 1)] if last.isdigit() else [end]
+    return found

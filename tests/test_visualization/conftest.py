@@ -72,3 +72,17 @@ def in_process(monkeypatch):
         runpy.run_path(str(ROOT / arguments[0]), run_name='__main__')
 
     return call
+
+
+@pytest.fixture(scope='session')
+def digits_folder(tmp_path_factory):
+    """A folder for each of three classes of digits, with four, four and two images."""
+    from sklearn.datasets import load_digits
+
+    folder, digits = tmp_path_factory.mktemp('digits'), load_digits()
+    for name, count in ((3, 4), (7, 4), (8, 2)):
+        (folder / str(name)).mkdir()
+        for i, scan in enumerate(digits.images[digits.target == name][:count]):
+            image = Image.fromarray((scan * 15).astype(np.uint8)).resize((56, 56))
+            image.save(folder / str(name) / f'{i}.png')
+    return folder
