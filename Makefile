@@ -47,11 +47,10 @@ demo-compare: demo ## the same without SCSA, both results side by side
 	$(call train_and_test,resnet18_digits)
 	@$(REPORT) work_dirs/resnet18_digits_scsa work_dirs/resnet18_digits
 
-# FAST=1: no timm, two seeds, two epochs, which shows that it runs and nothing else.
+# FAST=1: plain and SCSA, two seeds, two epochs, which shows that it runs and nothing else.
 compare: OUT := work_dirs/compare$(if $(FAST),_fast)
 compare: NAMES := resnet18 $(addprefix resnet18_,$(if $(FAST),,se cbam eca coord smsa pcsa) scsa)
 compare: env data/hard_digits ## eight attentions, three seeds each, on digits made hard; FAST=1 for CI
-	@$(if $(FAST),,$(RUN) -c 'import timm' 2>/dev/null || $(RUN) -m pip install -q -c requirements/$(LANE)-constraints.txt -r requirements/timm.txt)
 	@PYTHONPATH=. $(RUN) tools/analysis/compare.py $(NAMES:%=configs/hard_digits/%.py) --jobs 2 --out $(OUT) \
 	  --speed-batch 40 $(if $(FAST),--seeds 0 1 --no-speed --cfg-options train_cfg.max_epochs=2 param_scheduler.total_steps=2)
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.models import MobileNetV2, ResNet, SwinTransformer
 from numerics import distance, randomise
+from packaging.version import Version
 
 from scsa import SCSA
 from scsa.backbones import MobileNetV2SCSA, ResNetSCSA, SwinTransformerSCSA
@@ -227,3 +228,31 @@ def test_a_block_is_one_graph(name, backbone, backend):
         x = torch.randn(2, run.in_channels if backbone == 'resnet50' else 16, 14, 14)
     with torch.no_grad():
         assert distance(torch.compile(run, fullgraph=True, backend=backend)(x), run(x)) < 1e-5
+
+
+def whole_graphs():
+    """Backbone, attention and backend; but for two of them pytest --slow."""
+    names = ('SCSA', 'SMSA', 'PCSA', 'SELayer', 'se', 'eca', 'coord', 'ela')
+    for backbone in ('resnet18', 'mobilenet', 'swin'):
+        for name in names:
+            slow = () if name == 'SCSA' and backbone != 'mobilenet' else pytest.mark.slow
+            yield pytest.param(backbone, name, 'aot_eager', marks=slow)
+        for name in ('SCSA', 'se'):
+            yield pytest.param(backbone, name, 'inductor', marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(('backbone', 'name', 'backend'), whole_graphs())
+def test_a_whole_backbone_is_one_graph_forward_and_back(backbone, name, backend):
+    if backbone == 'swin' and Version(torch.__version__) < Version('2.4'):
+        pytest.skip("this torch cannot compile mmengine's wrapper of the FFN, in plain Swin too")
+    torch._dynamo.reset()
+    _, our_class, options = BACKBONES[backbone]
+    model = our_class(**options, attn_cfg=attn_cfg(name)).train()
+    image, results = torch.randn(2, 3, 64, 64), []
+    for run in (model, torch.compile(model, fullgraph=True, backend=backend)):
+        model.zero_grad()
+        out = run(image)[-1]
+        out.square().mean().backward()
+        results.append((out.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    for expected, found in zip(*results):
+        assert distance(found, expected) < 1e-4

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from tools_helpers import ROOT, environment, refusal, run_tool
+from tools_helpers import ROOT, SEGMENTATION, environment, refusal, run_tool, tiny_scenes
 
 PLAIN = """
 _base_ = '{root}/configs/quickstart/resnet18_digits.py'
@@ -24,6 +24,27 @@ param_scheduler = dict(total_steps=8)
 """
 LAME = "_base_ = './plain.py'\nparam_scheduler = dict(eta_max=1e-9)\n"  # it learns nothing
 BROKEN = "_base_ = './plain.py'\nmodel = dict(head=dict(in_channels=63))\n"
+# mmdet's own, with nothing of ours in it.
+RETINANET = """
+_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+model = dict(backbone=dict(init_cfg=None), bbox_head=dict(num_classes=10))
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+resize = dict(type='Resize', scale=(160, 160))
+data = dict(
+    data_root='{scenes}',
+    ann_file='annotations/instances_val.json',
+    data_prefix=dict(img='val/'),
+    metainfo=dict(classes=tuple('0123456789')),
+    pipeline=[*load, resize, dict(type='PackDetInputs', meta_keys=keys)],
+)
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='{scenes}/annotations/instances_val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+"""
 MEASURED = ('train_images_per_second', 'test_images_per_second', 'peak_mb')
 SMALL = ('--jobs', '2', '--speed-batch', '4', '--speed-repeats', '2')
 
@@ -120,6 +141,30 @@ def test_a_failed_config_does_not_stop_the_rest(configs, tmp_path):
     assert 'broken seed 0: RuntimeError' in (tmp_path / 'index.html').read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('task', 'own', 'chosen'),
+    [('detection', 'coco/bbox_mAP', 'bbox_mAP_50'), ('segmentation', 'mIoU', 'aAcc')],
+)
+def test_other_tasks_and_metrics(task, own, chosen, scenes, tmp_path):
+    pytest.importorskip('mmcv.ops', reason='mmdet and mmseg need the compiled operators')
+    options, name = tiny_scenes(scenes, SEGMENTATION), SEGMENTATION
+    if task == 'detection':
+        name, options = tmp_path / 'retinanet.py', ()
+        name.write_text(RETINANET.format(scenes=scenes))
+    out = tmp_path / 'out'
+    started = ('tools/analysis/compare.py', name, '--seeds', '0', '--no-speed', '--out', out)
+    assert '1 of 1 runs done; 0:00:00 left' in run_tool(*started, *options)
+    (row,) = rows(out)
+    assert row['metric'] == own and row['mean'] is not None and row['gflops'] > 0
+    plots = {path.name for path in (out / 'plots').iterdir()}
+    assert len(plots) == 4 and {'training_loss.png'} < plots
+    (log,) = out.glob('*/seed0/log.txt')
+    before = log.stat().st_mtime_ns
+    run_tool(*started, '--metric', chosen, *options)
+    assert rows(out)[0]['metric'].endswith(chosen) and log.stat().st_mtime_ns == before
+
+
 def test_what_is_refused(configs, tmp_path, monkeypatch, capsys):
     def line(names, *options):
         return refusal(monkeypatch, capsys, *command(configs, names, tmp_path / 'out', *options))
@@ -127,6 +172,10 @@ def test_what_is_refused(configs, tmp_path, monkeypatch, capsys):
     assert 'config not found' in line(['none'])
     assert 'given twice' in line(['plain', 'plain'])
     assert '--seeds 1 1: one is given twice' in line(['plain'], '--seeds', '1', '1')
+    for gpus, said in (('0,0', 'one is named twice'), ('999', 'GPU 999 is not here')):
+        asked = ('tools/analysis/compare.py', configs / 'plain.py', '--gpus', gpus)
+        assert f'--gpus {gpus}: {said}' in refusal(monkeypatch, capsys, *asked)
+    assert 'give KEY=VALUE' in line(['plain'], '--cfg-options', 'train_cfg')
     missing = line(['plain'], '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere')
     assert 'data root not found: /nowhere' in missing
     assert not (tmp_path / 'out').exists()

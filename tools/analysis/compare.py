@@ -15,7 +15,7 @@ TOOLS = Path(__file__).resolve().parents[1]
 
 
 def parse_args() -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from scsa.engine.config import Overrides
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='[0 1 2]')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--jobs', type=int, default=1, help='runs at a time on the CPU [1]')
-    where.add_argument('--gpus', default='', help='one run at a time on each: 0,1')
+    where.add_argument(
+        '--gpus', type=gpus_of, default=[], metavar='0,1', help='one run at a time on each'
+    )
     parser.add_argument('--metric', help="such as accuracy/top1 or mIoU [the config's own]")
     parser.add_argument('--out', type=Path, default=Path('work_dirs/compare'), help='[%(default)s]')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
@@ -34,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--speed-repeats', type=int, default=10, help='steps that are timed [10]')
     parser.add_argument('--no-speed', action='store_true', help='measure no speed and no memory')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='for all configs'
+        '--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='for all configs'
     )
     args = parser.parse_args()
     if args.jobs < 1:
@@ -44,16 +46,29 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def gpus_of(text: str) -> list:
+    """The GPUs that ``--gpus`` names; training on the CPU in place of one would go unnoticed."""
+    import torch
+
+    gpus = [name.strip() for name in text.split(',') if name.strip()]
+    if len(set(gpus)) < len(gpus):
+        raise UserError(f'--gpus {text}: one is named twice')
+    here = torch.cuda.device_count()
+    for name in gpus:
+        if here == 0 or (name.isdigit() and int(name) >= here):
+            raise UserError(f'--gpus {text}: GPU {name} is not here, there are {here}; try --jobs')
+    return gpus
+
+
 def main() -> None:
     args = parse_args()
     from scsa.analysis import compare
 
     configs = compare.prepare(args.configs, args.out, args.cfg_options)
     runs = compare.runs_of(configs, args.seeds)
-    gpus = [gpu for gpu in args.gpus.split(',') if gpu]
     work = compare.Work(TOOLS, args.amp)
-    failed = work.all(runs, compare.slots_of(args.jobs, gpus))
-    report(args, configs, runs, {one.label: error for one, error in failed.items()}, gpus)
+    failed = work.all(runs, compare.slots_of(args.jobs, args.gpus))
+    report(args, configs, runs, {one.label: error for one, error in failed.items()})
     if failed:
         raise UserError(
             f'{len(failed)} of {len(runs)} runs failed, see above; '
@@ -61,7 +76,7 @@ def main() -> None:
         )
 
 
-def report(args, configs: list, runs: list, failed: dict, gpus: list) -> None:
+def report(args, configs: list, runs: list, failed: dict) -> None:
     """Write the table, the plots and the page of what is done."""
     from scsa.analysis import compare, compare_costs, compare_page, compare_table
 
@@ -78,7 +93,7 @@ def report(args, configs: list, runs: list, failed: dict, gpus: list) -> None:
     costs = {config.name: compare_costs.size_of(config) for config in configs}
     if not args.no_speed:
         batch = args.speed_batch or configs[0].cfg.train_dataloader.get('batch_size') or 1
-        gpu = gpus[0] if gpus else None
+        gpu = args.gpus[0] if args.gpus else None
         try:
             speeds = compare_costs.measure(configs, args.out, TOOLS, batch, args.speed_repeats, gpu)
             for name, speed in speeds.items():
