@@ -35,12 +35,12 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from scsa.engine.checkpoints import last_whole_checkpoint, write_whole
     from scsa.engine.config import (
         batch_note,
         check_amp,
         check_files,
         explained,
-        last_checkpoint,
         leave_optimizer_out,
         load_config,
     )
@@ -52,13 +52,15 @@ def main() -> None:
     )
 
     cfg = load_config(args)
+    write_whole(cfg)
+    left_out = []
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     check_amp(cfg, args.amp)
     if args.resume:
         if args.resume == 'auto':
-            checkpoint = last_checkpoint(cfg.work_dir)
+            checkpoint, left_out = last_whole_checkpoint(cfg.work_dir)
         else:
             checkpoint = existing(args.resume, 'checkpoint', 'give another to --resume')
         cfg.resume = checkpoint is not None
@@ -83,8 +85,8 @@ def main() -> None:
     with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     note = batch_note(cfg, runner.world_size)
-    if note:
-        runner.logger.warning(note)
+    for line in [*(f'not resumed from: {line}' for line in left_out), *filter(None, [note])]:
+        runner.logger.warning(line)
     with explained():
         for hook in (ClassNamesHook, FrozenWeightsHook, ResumableSeedHook, ProgressLineHook):
             runner.register_hook(hook())

@@ -26,7 +26,8 @@ from typing import Iterator, NamedTuple
 from mmengine.config import Config
 
 from ..cli import UserError
-from ..engine.config import RUNS, check_files, last_checkpoint, load_config
+from ..engine.checkpoints import last_checkpoint
+from ..engine.config import RUNS, check_files, load_config
 from .logs import parsed
 
 PACKAGE = Path(__file__).resolve().parents[2]  # where the processes find the same scsa as this one

@@ -17,6 +17,8 @@ from mmengine.optim import OptimWrapper
 
 from ..backbones.checkpoint import CheckpointMismatch
 from ..cli import UserError, existing
+from .checkpoints import read_safely
+from .safe_load import TRUST
 
 DATA_HELP = 'docs/datasets.md shows the layout'
 RUNS = ('train', 'val', 'test')
@@ -52,6 +54,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config: model.backbone.depth=101 …',
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let checkpoint files run what they ask for: only for files of your own',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # What torch.distributed.launch passes to each process; torchrun sets LOCAL_RANK instead.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -63,6 +70,9 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if the config, a base or an import of it is missing or cannot be read.
     """
+    read_safely()
+    if args.trust_checkpoint:
+        os.environ[TRUST] = '1'  # for loader processes too
     path = existing(args.config, 'config', 'configs/ holds those of this project')
     try:
         cfg = Config.fromfile(path)
@@ -168,30 +178,6 @@ def leave_optimizer_out(cfg: Config) -> None:
         import torch._dynamo  # takes seconds
 
         OptimWrapper.update_params = torch._dynamo.disable(OptimWrapper.update_params)
-
-
-def last_checkpoint(work_dir: str) -> Path | None:
-    """What a run in this work dir is to be resumed from, if anything.
-
-    mmengine notes the path in a file beside the checkpoint. That path may be relative to another
-    folder than this, and a run that was killed while it noted it has left an empty file: then it
-    is the newest checkpoint, which was written before.
-
-    Raises:
-        UserError: The checkpoint that is noted is gone.
-    """
-    folder = Path(work_dir)
-    note = folder / 'last_checkpoint'
-    if not note.exists():
-        return None
-    noted = note.read_text('utf-8').strip()
-    if not noted:
-        written = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-        return max(written, key=lambda path: path.stat().st_mtime, default=None)
-    beside = folder / Path(noted).name
-    if beside.exists():
-        return beside
-    return existing(noted, f'checkpoint that {note} names', 'give another to --resume')
 
 
 def check_amp(cfg: Config, flag: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 from tools_helpers import CONFIG, ROOT, environment, refusal, run_tool, tiny
 
 from scsa.cli import UserError
-from scsa.engine.config import last_checkpoint
+from scsa.engine.checkpoints import last_checkpoint
 
 pytestmark = pytest.mark.alone
 
