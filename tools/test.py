@@ -17,6 +17,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write predictions to FILE.pkl, or metrics to FILE.json')
     parser.add_argument('--show-dir', help='draw predictions on images, into this folder')
+    parser.add_argument(
+        '--allow-missing',
+        action='store_true',
+        help='test even if the checkpoint holds only a part of the weights',
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     return parser.parse_args()
 
@@ -30,7 +35,7 @@ def main() -> None:
     from mmengine.runner import Runner
 
     from scsa.engine.config import check_files, explained, load_config
-    from scsa.engine.hooks import ClassNamesHook
+    from scsa.engine.hooks import ClassNamesHook, CompleteWeightsHook
     from scsa.engine.testing import draw_predictions, use_tta
 
     checkpoint = existing(args.checkpoint, 'checkpoint', 'train one with tools/train.py')
@@ -48,6 +53,8 @@ def main() -> None:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     with explained():
         runner.register_hook(ClassNamesHook())
+        if not args.allow_missing:
+            runner.register_hook(CompleteWeightsHook())
         if args.out and not args.out.endswith('.json'):
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = runner.test()

@@ -46,9 +46,11 @@ def main() -> None:
     )
     from scsa.engine.hooks import (
         ClassNamesHook,
+        FiniteLossHook,
         FrozenWeightsHook,
         ProgressLineHook,
         ResumableSeedHook,
+        TerminationHook,
     )
 
     cfg = load_config(args)
@@ -88,7 +90,10 @@ def main() -> None:
     for line in [*(f'not resumed from: {line}' for line in left_out), *filter(None, [note])]:
         runner.logger.warning(line)
     with explained():
-        for hook in (ClassNamesHook, FrozenWeightsHook, ResumableSeedHook, ProgressLineHook):
+        for hook in (
+            *(ClassNamesHook, FrozenWeightsHook, ResumableSeedHook, ProgressLineHook),
+            *(FiniteLossHook, TerminationHook),
+        ):
             runner.register_hook(hook())
         runner.train()
 

@@ -71,7 +71,7 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: if the config, a base or an import of it is missing or cannot be read.
     """
     read_safely()
-    if args.trust_checkpoint:
+    if getattr(args, 'trust_checkpoint', False):
         os.environ[TRUST] = '1'  # for loader processes too
     path = existing(args.config, 'config', 'configs/ holds those of this project')
     try:

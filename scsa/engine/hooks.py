@@ -1,10 +1,12 @@
-"""Hooks of ours: a progress line, a run that can be resumed exactly, checks before it."""
+"""Hooks of ours: a progress line, a run that can be resumed exactly, checks before and in it."""
 
 from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
+import threading
 import time
 from functools import partial
 
@@ -12,13 +14,15 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.fileio import load
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ..cli import UserError
+
+TERMINATED = 143  # 128 + SIGTERM, the shell's convention
 
 
 @HOOKS.register_module()
@@ -107,13 +111,8 @@ class ResumableSeedHook(Hook):
         return seed
 
 
-@HOOKS.register_module()
-class FrozenWeightsHook(Hook):
-    """Warn of frozen weights of a backbone that no checkpoint has filled: they stay random.
-
-    A detector freezes its stem and first stage and trusts that they are trained. So they are not
-    without a checkpoint, nor is an SCSA in them with the checkpoint of a plain backbone.
-    """
+class FilledWeightsHook(Hook):
+    """Note which weights of the model a checkpoint has filled."""
 
     def before_run(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -123,12 +122,25 @@ class FrozenWeightsHook(Hook):
             self.handles.append(module._register_load_state_dict_pre_hook(note))
 
     def _note(self, name: str, module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-        own = module._parameters
+        own = [*module._parameters, *module._buffers]
         self.filled.update(name + key for key in own if prefix + key in state_dict)
 
-    def before_train(self, runner: Runner) -> None:
+    def stop(self) -> None:
+        """Note no more."""
         for handle in self.handles:
             handle.remove()
+
+
+@HOOKS.register_module()
+class FrozenWeightsHook(FilledWeightsHook):
+    """Warn of frozen weights of a backbone that no checkpoint has filled: they stay random.
+
+    A detector freezes its stem and first stage and trusts that they are trained. So they are not
+    without a checkpoint, nor is an SCSA in them with the checkpoint of a plain backbone.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self.stop()
         random_ones = [
             name
             for name, parameter in unwrapped(runner.model).named_parameters()
@@ -139,10 +151,108 @@ class FrozenWeightsHook(Hook):
         if random_ones:
             runner.logger.warning(
                 f'{len(random_ones)} frozen weights of the backbone are random, for no checkpoint '
-                f'holds them: {", ".join(random_ones[:3])}{", …" if random_ones[3:] else ""}; give '
+                f'holds them: {_some(random_ones)}; give '
                 'model.backbone.init_cfg a checkpoint with them, or train them by '
                 '--cfg-options model.backbone.frozen_stages=-1'
             )
+
+
+@HOOKS.register_module()
+class CompleteWeightsHook(FilledWeightsHook):
+    """Refuse to test a model of which a checkpoint holds only a part: the rest is random.
+
+    Counters of batches, which old checkpoints lack, and buffers that are never saved do not count.
+    """
+
+    def before_test(self, runner: Runner) -> None:
+        self.stop()
+        own = unwrapped(runner.model).state_dict()
+        missing = [
+            name
+            for name in own
+            if name not in self.filled and not name.endswith('num_batches_tracked')
+        ]
+        if missing:
+            raise UserError(
+                f'{runner.cfg.load_from} lacks {len(missing)} of {len(own)} weights of the model, '
+                f'which would be random: {_some(missing)}; give the checkpoint of this config, '
+                'or test all the same with --allow-missing'
+            )
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop a run whose loss has been NaN or infinite for some steps: it does not come back.
+
+    Args:
+        patience: So many steps in a row; a single one is what mixed precision can have.
+    """
+
+    def __init__(self, patience: int = 5) -> None:
+        self.patience, self.steps = patience, 0
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = outputs.get('loss') if isinstance(outputs, dict) else None
+        if loss is None or np.isfinite(float(loss)):
+            self.steps = 0
+            return
+        self.steps += 1
+        if self.steps < self.patience:
+            return
+        rates = {rate for group in runner.optim_wrapper.get_lr().values() for rate in group}
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        raise UserError(
+            f'the loss was not finite for {self.patience} steps, to step {runner.iter + 1}, at '
+            f'learning rate {", ".join(f"{rate:g}" for rate in sorted(rates))}; '
+            f'the last checkpoint before is {last or "not written yet"}: '
+            'lower the learning rate, clip the gradients, or leave out --amp'
+        )
+
+
+@HOOKS.register_module()
+class TerminationHook(Hook):
+    """On SIGTERM, which a batch system sends before the end of the allotted time, save and stop.
+
+    The step that runs is finished, a checkpoint written, and the process ends with a message and
+    exit code 143. A run counted in steps goes on from this checkpoint. One counted in epochs can
+    go on exactly from a whole epoch alone: ``interrupted.pth`` keeps the weights of the moment, and
+    the last checkpoint stays the one to resume from.
+    """
+
+    priority = 'LOWEST'  # when the schedule has made its step
+
+    def before_train(self, runner: Runner) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_) -> None:
+        self.asked = True
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if not self.asked:
+            return
+        (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        if runner.max_epochs is None:
+            saver._save_checkpoint(runner)
+        else:
+            runner.save_checkpoint(
+                saver.out_dir, 'interrupted.pth', backend_args=saver.backend_args
+            )
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        runner.logger.warning(
+            f'stopped by SIGTERM after step {runner.iter + 1}; '
+            + (f'--resume goes on from {last}' if last else 'no epoch is done yet')
+        )
+        sys.exit(TERMINATED)
+
+    def after_train(self, runner: Runner) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def _some(names: list[str]) -> str:
+    return f'{", ".join(names[:3])}{", …" if names[3:] else ""}'
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import scsa  # noqa: F401, a config without SCSA does not import it
 
 from ..cli import UserError, existing
+from ..engine.checkpoints import read_safely
 from ..engine.config import explained
 
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -157,8 +158,11 @@ def load(name: str, config: str, checkpoint: str, device: str | None = None) -> 
             f'config {path} has default_scope={scope!r}; '
             f'it must be one of {", ".join(TASKS)}, whose inferencers are used'
         )
+    read_safely()
     try:
         state = _load_checkpoint(str(weights), map_location='cpu')
+    except UserError:
+        raise
     except Exception as error:  # pickle, zip and torch each raise their own
         raise UserError(f'checkpoint {weights} cannot be read: {error}') from error
     cfg.model.pop('pretrained', None)

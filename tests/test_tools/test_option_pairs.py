@@ -7,6 +7,7 @@ have done. With `--slow` the pairs run to their end, for all three tasks.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import runpy
 import sys
@@ -27,6 +28,7 @@ COMMON = {
     '--work-dir=w': lambda cfg, _: cfg.work_dir == 'w',
     '--cfg-options=randomness.seed=7': lambda cfg, _: cfg.randomness.seed == 7,
     '--launcher=pytorch': lambda cfg, _: cfg.launcher == 'pytorch',
+    '--trust-checkpoint': lambda *_: os.environ['SCSA_TRUST_CHECKPOINT'] == '1',
 }
 OPTIONS = {
     TRAIN: {
@@ -41,6 +43,7 @@ OPTIONS = {
         '--out=p.pkl': lambda _, runner: len(runner.test_evaluator.metrics) == 1,
         '--out=m.json': lambda *_: Path('m.json').exists(),
         '--show-dir=s': lambda cfg, _: cfg.default_hooks.visualization.get('out_dir') == 's',
+        '--allow-missing': lambda _, runner: 'CompleteWeightsHook' not in hooks_of(runner),
         '--tta': lambda cfg, _: cfg.model.type == 'mmpretrain.AverageClsScoreTTA',
     },
 }
@@ -60,6 +63,10 @@ auto_scale_lr = dict(base_batch_size=64)
 """  # noqa: E501
 
 
+def hooks_of(runner):
+    return {type(call.args[0]).__name__ for call in runner.register_hook.call_args_list}
+
+
 @pytest.fixture
 def built(digits, tmp_path, monkeypatch):
     """Runs a tool in this process; the config its runner would be built from, and the runner."""
@@ -69,6 +76,7 @@ def built(digits, tmp_path, monkeypatch):
     (tmp_path / 'c.pth').touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('SCSA_TRUST_CHECKPOINT', '0')
     monkeypatch.setattr(torch.distributed, 'init_process_group', lambda backend: None)
     monkeypatch.setattr(engine_config, 'is_cuda_available', lambda: True)
 
@@ -101,10 +109,12 @@ def test_each_does_nothing_where_it_is_not_given(tool, built):
 
 def test_a_run_is_watched(built):
     """What the hooks do is in tests of their own."""
-    for tool, expected in ((TRAIN, {'ClassNames', 'FrozenWeights'}), (TEST, {'ClassNames'})):
+    for tool, expected in (
+        (TRAIN, {'ClassNames', 'FrozenWeights', 'FiniteLoss'}),
+        (TEST, {'ClassNames'}),
+    ):
         _, runner = built(tool)
-        hooks = {type(call.args[0]).__name__ for call in runner.register_hook.call_args_list}
-        assert {f'{name}Hook' for name in expected} <= hooks
+        assert {f'{name}Hook' for name in expected} <= hooks_of(runner)
 
 
 @pytest.mark.parametrize('batch', [64, 2])
