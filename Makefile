@@ -24,20 +24,23 @@ REPORT = $(RUN) tools/analysis/quickstart_report.py
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo '  variables: LANE=paper|modern|torch-oldest|torch-newest  VENV=.venv-LANE  PYTHON='
-	@echo '             TASK=whole|attention|kernels|backbones|classification  PYTEST_ARGS='
+	@echo '             TASK=whole|no-ops|attention|kernels|backbones|classification  PYTEST_ARGS='
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 ifndef LANE
 CHOOSES = env env-full demo demo-compare compare test bench-cpu gpu-wheels data/digits data/hard_digits
 .PHONY: $(CHOOSES)
 $(CHOOSES): dev
-	@lane=$$($(ENV) choose $(if $(filter-out .venv-,$(VENV)),--venv "$(VENV)")) && $(MAKE) $@ LANE="$$lane"
+	@lane=$$($(ENV) "" "$(filter-out .venv-,$(VENV))") && echo "LANE=$$lane" && $(MAKE) $@ LANE="$$lane"
 else
+ifeq ($(wildcard requirements/locks/$(LANE).txt),)
+$(error there is no LANE=$(LANE); there are: $(basename $(notdir $(wildcard requirements/locks/*.txt))))
+endif
 env: dev ## the environment with mmcv-lite (minutes): enough for classification
-	@$(ENV) "$(LANE)" --venv "$(VENV)"
+	@$(ENV) "$(LANE)" "$(VENV)" >/dev/null
 
 env-full: dev ## the environment with mmcv's compiled ops, for detection and segmentation too
-	@$(ENV) "$(LANE)" --venv "$(VENV)" --full
+	@$(ENV) "$(LANE)" "$(VENV)" full >/dev/null
 
 demo: env data/digits ## trains ResNet-18 with SCSA on handwritten digits, tests it, prints top-1
 	$(call train_and_test,resnet18_digits_scsa)
@@ -97,11 +100,18 @@ gpu-check: ## tests, training and all figures on a GPU; WHEELS= is a folder of g
 lint: dev ## ruff
 	@$(NOX) -s lint
 
-dev: # what runs the sessions and ruff
-	@for python in $(PYTHON) python3 python python3.12 python3.11 python3.10 python3.13; do \
-	  "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
-	  test ! -x $(DEV)/bin/python || python=$(DEV)/bin/python; \
-	  exec "$$python" tools/dev/env.py dev --venv $(DEV); \
+# Runs the sessions and ruff, and has uv, which pip brings from its lock; uv installs the rest.
+dev: $(DEV)/made-from.txt
+$(shell test -x $(DEV)/bin/python || rm -f $(DEV)/made-from.txt) # its Python may be gone
+$(DEV)/made-from.txt: requirements/locks/dev.txt
+	@exec 9>$(DEV).lock; ! command -v flock >/dev/null || flock 9; \
+	! cmp -s $< $@ || { touch $@; exit 0; }; \
+	for python in $(PYTHON) python3 python python3.12 python3.11 python3.10 python3.13; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
+	  "$$python" -m venv --clear $(DEV) || uv venv -q --clear --seed --python "$$python" $(DEV); \
+	  sed -n '/^uv==/,/[^\\]$$/p' $< >$(DEV)/uv.txt; \
+	  $(DEV)/bin/python -m pip install -q --no-deps -r $(DEV)/uv.txt; \
+	  PYTHON= $(ENV) dev $(DEV) >/dev/null; cp $< $@; exit; \
 	done; echo 'error: no Python 3.8 or newer that runs; install one, or name it with PYTHON=' >&2; exit 2
 
 lock: dev ## the versions and hashes of requirements/locks, from the requirement files

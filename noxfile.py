@@ -29,12 +29,16 @@ TASKS = {
     'kernels': ('tests/test_ops/test_triton.py', 'tests/test_ops/test_triton_compiles.py'),
     'whole': ('tests',),
 }
+# What of an environment with OpenMMLab needs no compiled ops, in one run.
+TASKS['no-ops'] = tuple(
+    path for task in ('attention', 'kernels', 'backbones', 'classification') for path in TASKS[task]
+)
 OPENMMLAB = ('attention', 'backbones', 'classification', 'whole')
 LANES = {
     'torch-oldest': ('module',),
     'torch-newest': ('module',),
     'paper': OPENMMLAB,
-    'modern': ('kernels', *OPENMMLAB),  # the Triton of paper is too old for them
+    'modern': ('kernels', 'no-ops', *OPENMMLAB),  # the Triton of paper is too old for them
 }
 
 nox.options.default_venv_backend = 'none'
@@ -67,8 +71,8 @@ def triton_versions(session):
 def environment(session, lane, full):
     """Completes an environment; returns its Python."""
     folder = os.environ.get('VENV') or f'.venv-{lane}'
-    state = ('--full',) if full else ()
-    session.run(sys.executable, 'tools/dev/env.py', lane, '--venv', folder, *state, external=True)
+    state = ('full',) if full else ()
+    session.run(sys.executable, 'tools/dev/env.py', lane, folder, *state, external=True)
     return str(Path(folder, 'bin', 'python').absolute())
 
 

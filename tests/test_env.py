@@ -2,158 +2,164 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'tools' / 'dev'))
+SCRIPT = ROOT / 'tools' / 'dev' / 'env.py'
+sys.path.insert(0, str(SCRIPT.parent))
 import env  # noqa: E402
 
-LOCKS = ROOT / 'requirements' / 'locks'
 # A small lock, of pure Python.
-SMALL = re.search(r'^colorlog==(.*\\\n)+.*', (LOCKS / 'dev.txt').read_text(), re.MULTILINE)[0]
+SMALL = re.search(
+    r'^colorlog==(.*\\\n)+.*', (ROOT / 'requirements/locks/dev.txt').read_text(), re.MULTILINE
+)[0]
+HERE = '{}.{}'.format(*sys.version_info)
 
 
-def needs_uv():
-    """Skips where the tests run without make, which brings uv."""
-    if not (ROOT / '.venv-dev' / 'bin' / 'uv').exists():
+@pytest.fixture(scope='module')
+def pip_config():
+    return env.run(sys.executable, '-m', 'pip', 'config', 'list') or ''
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch, pip_config):
+    """What pip's configuration says, as main() sets it."""
+    if not (ROOT / '.venv-dev/bin/uv').exists():
         pytest.skip('no uv in .venv-dev: make dev')
+    monkeypatch.setattr(env, 'say', print)  # to the stdout that pytest has now
+    for name, value in env.variables(pip_config).items():
+        monkeypatch.setenv(name, value)
+    for name in ('PYTHON', 'VIRTUAL_ENV', 'MMCV_WHEELS'):
+        monkeypatch.delenv(name, raising=False)
 
 
 class Small(env.Environment):
-    """The newest torch's environment, of one small package and for the running Python."""
+    """An environment of one small package, for the running Python."""
 
-    def __init__(self, folder, **variables):
-        super().__init__('torch-newest', folder)
-        self.folder.parent.mkdir(exist_ok=True)
-        self.lock = self.folder.parent / 'lock.txt'
-        self.lock.write_text(SMALL)
-        self.takes = ['{}.{}'.format(*sys.version_info)]
-        self.uv('--version')  # reads pip's configuration
-        self.env = {**self.env, 'UV_HTTP_RETRIES': '0', **variables}
-
-    def find_python(self):
-        return sys.executable
-
-    def _install(self, *arguments):
-        if '-e' not in arguments:  # the project: its build needs more than the small lock has
-            super()._install(*arguments)
+    def __init__(self, folder):
+        super().__init__('dev', folder)
+        self.lock, self.takes = SMALL, [HERE]
 
 
 @pytest.fixture
 def small(tmp_path):
-    needs_uv()
-    return lambda **variables: Small(tmp_path / 'made' / 'venv', **variables)
+    return Small(tmp_path / 'venv')
+
+
+def make(environment):
+    assert environment.create() is None
+    environment.install(full='')
 
 
 def has_colorlog(environment):
     return env.run(environment.python, '-c', 'import colorlog') is not None
 
 
-def test_a_fresh_environment_is_made_offline_from_the_cache(small, tmp_path):
-    Small(tmp_path / 'first' / 'venv').make()  # fills the cache
-    environment = small(UV_OFFLINE='1')
-    environment.make()
-    assert has_colorlog(environment)
-    assert env.run(environment.python, '-m', 'pip', '--version') is None  # of the lock alone
+def test_a_fresh_environment_is_made_offline_from_the_cache(small, tmp_path, monkeypatch):
+    make(Small(tmp_path / 'first'))  # fills the cache
+    monkeypatch.setenv('UV_OFFLINE', '1')
+    make(small)
+    assert has_colorlog(small)
+    assert env.run(small.python, '-m', 'pip', '--version') is None  # of the lock alone
 
 
-def test_an_interrupted_run_is_completed_by_the_next(small, monkeypatch):
-    environment = small()
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(environment, '_install', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        environment.make()
-    assert environment.python.exists() and not has_colorlog(environment)
-    environment = small()
-    environment.make()
-    assert has_colorlog(environment)
-    monkeypatch.setattr(environment, '_install', interrupted)  # nothing is left to do
-    environment.make()
+def test_a_killed_run_is_completed_by_the_next(small, monkeypatch):
+    make(small)
+    run = env.run
+    monkeypatch.setattr(env, 'run', lambda *_, **__: sys.exit('killed'))
+    with pytest.raises(SystemExit, match='killed'):
+        small._sync('')
+    monkeypatch.setattr(env, 'run', run)
+    # What a killed uv leaves: the package's record, so that it is taken for whole, and half of it.
+    code = 'import colorlog; print(colorlog.__file__)'
+    Path(env.run(small.python, '-c', code)).unlink()
+    make(small)
+    assert env.run(small.python, '-c', code)
+    assert not (small.folder / 'begun.txt').exists()
 
 
-def test_a_changed_lock_is_noticed(small, monkeypatch):
-    environment = small()
-    environment.make()
-    asked = []
-    environment.lock.write_text(SMALL + '\n# changed\n')
-    monkeypatch.setattr(environment, '_install', lambda what, *_: asked.append(what))
-    environment.make()
-    assert asked == ['sync', 'install']
+def test_a_changed_lock_is_noticed(small):
+    make(small)
+    small.lock = '# empty\n'
+    make(small)
+    assert not has_colorlog(small)
 
 
 def test_what_vanished_under_an_environment_is_put_back(small):
-    environment = small()
-    environment.make()
-    environment.python.unlink()
-    environment.python.symlink_to('/nowhere/python')
-    environment.make()
-    assert has_colorlog(environment)
+    make(small)
+    small.python.unlink()
+    small.python.symlink_to('/nowhere/python')
+    make(small)
+    assert has_colorlog(small)
 
 
-def test_a_wrong_index_is_one_line_after_what_uv_says(small, tmp_path, capfd):
-    environment = small(
-        UV_CACHE_DIR=str(tmp_path / 'cache'), UV_DEFAULT_INDEX='http://127.0.0.1:9/simple',
-        UV_FIND_LINKS='', UV_INDEX='',
-    )  # fmt: skip
-    with pytest.raises(env.EnvError, match='mend it') as error:
-        environment.make()
+def test_a_wrong_index_is_one_line_after_what_uv_says(small, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv('UV_CACHE_DIR', str(tmp_path / 'cache'))
+    monkeypatch.setenv('UV_DEFAULT_INDEX', 'http://127.0.0.1:9/simple')
+    monkeypatch.setenv('UV_HTTP_RETRIES', '0')
+    monkeypatch.delenv('UV_INDEX', raising=False)
+    monkeypatch.delenv('UV_FIND_LINKS', raising=False)
+    with pytest.raises(SystemExit, match='error: mend what uv says') as error:
+        make(small)
     assert '\n' not in str(error.value)
     assert '127.0.0.1:9' in capfd.readouterr().err
-    assert environment.note.read_text() == 'unfinished'
 
 
 def test_a_file_that_is_not_the_lock_s_is_refused(small):
-    environment = small()
-    environment.lock.write_text(re.sub('sha256:....', 'sha256:0000', SMALL))
-    with pytest.raises(env.EnvError):
-        environment.make()
+    small.lock = re.sub('sha256:....', 'sha256:0000', SMALL)
+    with pytest.raises(SystemExit, match='error:'):
+        make(small)
 
 
 def test_two_runs_at_once_wait_for_each_other(small):
-    environment = small()
     script = (
-        f'import sys; sys.path[:0] = [{str(ROOT / "tests")!r}]; from pathlib import Path\n'
-        f'from test_env import Small; Small(Path({str(environment.folder)!r})).make()'
+        f'import sys; sys.path[:0] = [{str(ROOT / "tests")!r}]; import test_env\n'
+        'test_env.env.Environment = lambda lane, folder: test_env.Small(folder)\n'
+        f'test_env.env.main("dev", {str(small.folder)!r})'
     )
     runs = [subprocess.Popen([sys.executable, '-c', script]) for _ in range(3)]
     assert [run.wait() for run in runs] == [0, 0, 0]
-    assert has_colorlog(environment)
+    assert has_colorlog(small)
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
     folder = tmp_path / 'thesis'
     folder.mkdir()
     (folder / 'thesis.tex').write_text('x')
-    with pytest.raises(env.EnvError, match='no virtual environment'):
-        env.Environment('paper', folder).make()
+    assert 'or another VENV=' in Small(folder).create()
     assert os.listdir(folder) == ['thesis.tex']
+
+
+def test_an_environment_of_another_python_is_left_alone(small, monkeypatch):
+    make(small)
+    small.takes = ['3.99']
+    monkeypatch.setenv('PYTHON', sys.executable)
+    assert 'no Python 3.99' in small.create()
+    assert has_colorlog(small)
 
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
     """A machine with nothing but this Python, where uv cannot fetch another."""
-    needs_uv()
+    for name in ('bash', 'env', 'sh'):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for release in ('3.8', '3.9', '3.10', '3.11'):
+        (tmp_path / f'python{release}').symlink_to('/nowhere/python')
     monkeypatch.setenv('PYENV_ROOT', str(tmp_path))
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.setenv('UV_PYTHON_INSTALL_DIR', str(tmp_path / 'pythons'))
     monkeypatch.setenv('UV_PYTHON_DOWNLOADS', 'never')
-    monkeypatch.delenv('PYTHON', raising=False)
-    monkeypatch.delenv('VIRTUAL_ENV', raising=False)
     return tmp_path
 
 
-def test_no_fitting_python_is_one_line(bare, capfd):
-    with pytest.raises(env.EnvError, match=r'no Python 3.10 or .* for the paper environment') as e:
-        env.Environment('paper', bare / 'venv').make()
-    assert '\n' not in str(e.value)
+def test_no_fitting_python_is_one_line(bare):
+    lacks = env.Environment('paper', bare / 'venv').create()
+    assert lacks.startswith('no Python 3.10 or ') and 'PYTHON=' in lacks and '\n' not in lacks
 
 
 @pytest.mark.parametrize('python', ['nowhere', sys.executable])
@@ -161,25 +167,29 @@ def test_a_python_that_does_not_fit_is_one_line(bare, monkeypatch, python):
     monkeypatch.setenv('PYTHON', python)
     environment = env.Environment('paper', bare / 'venv')
     environment.takes = ['3.99']
-    with pytest.raises(env.EnvError, match=r'does not run or is not 3\.99'):
-        environment.make()
+    assert environment.create() == (
+        f'no Python 3.99 for {bare / "venv"}; give one as PYTHON=, or another VENV='
+    )
 
 
-def test_without_a_python_for_paper_the_modern_one_is_taken_and_said(bare, monkeypatch):
-    def find(self):
-        if self.lane == 'paper':
-            raise env.EnvError('no Python 3.10; install one')
-        return sys.executable
+def test_without_a_python_for_paper_the_modern_one_is_taken_and_said(bare, monkeypatch, capfd):
+    monkeypatch.setattr(env.Environment, 'create', lambda self: self.lane == 'paper' and 'no 3.10')
+    monkeypatch.setattr(env.Environment, 'install', lambda self, full: None)
+    env.main('', '')
+    assert capfd.readouterr().out == 'paper: no 3.10\nmodern\n'
 
-    monkeypatch.setattr(env.Environment, 'find_python', find)
-    assert env.choose('') == ('modern', 'no Python 3.10')
+
+def test_with_no_python_for_either_the_run_fails(bare, monkeypatch):
+    monkeypatch.setattr(env.Environment, 'create', lambda self: 'none')
+    with pytest.raises(SystemExit):
+        env.main('', '')
 
 
 def test_an_unknown_environment_is_one_line_that_names_them():
-    script = ROOT / 'tools' / 'dev' / 'env.py'
-    done = subprocess.run([sys.executable, script, 'papper'], stderr=subprocess.PIPE, text=True)
+    make = ['make', '-C', ROOT, 'env', 'LANE=papper']
+    done = subprocess.run(make, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f'error: there is no LANE=papper; there are: {" ".join(env.LANES)}\n'
+    assert re.fullmatch(r'.*there is no LANE=papper; there are: .*paper.*\n', done.stderr)
 
 
 def test_pip_s_configuration_is_translated(monkeypatch):
@@ -205,45 +215,33 @@ def test_pip_s_configuration_is_translated(monkeypatch):
     }
 
 
-def test_a_failed_compilation_shows_cause_and_end_of_its_log(tmp_path, capfd):
-    lines = 'for n in range(50): print("x.cpp: Error: no such header" if n == 7 else n)'
-    command = [sys.executable, '-c', f'{lines}\nraise SystemExit(3)']
-    with pytest.raises(env.EnvError, match=r'mmcv: not compiled.*log\.txt'):
-        env.follow(command, dict(os.environ), tmp_path / 'log.txt')
-    shown = capfd.readouterr().err
-    assert '| x.cpp: Error: no such header\n' in shown
-    assert '| 49\n' in shown and '| 39\n' not in shown
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, tmp_path, capfd):
-    clock = iter([0, 0, 600, 610, 1200])
-    monkeypatch.setattr(env.time, 'monotonic', lambda: next(clock))
-    lines = 'for n in (1, 21, 22, 41): print(f"[{n}/77] c++ x.cpp")'
-    env.follow([sys.executable, '-c', lines], dict(os.environ), tmp_path / 'log.txt')
-    assert capfd.readouterr().err.splitlines() == [
-        'mmcv: compiled 21 of 77 files, about 28 min left',
-        'mmcv: compiled 41 of 77 files, about 18 min left',
-    ]
+@pytest.mark.parametrize('status', [0, 3])
+def test_what_compiles_is_followed_and_logged(tmp_path, capfd, status):
+    lines = 'for n in range(50): print("[21/77] c++ x.cpp" if n == 7 else n)'
+    command = [sys.executable, '-c', f'{lines}\nraise SystemExit({status})']
+    log = tmp_path / 'log.txt'
+    done = env.run('bash', '-c', env.FOLLOW, log, *command, quiet=False)
+    assert (done is None) == bool(status)
+    assert capfd.readouterr().err == 'mmcv: compiled 21 of 77 files\n'
+    assert len(log.read_text().splitlines()) == 50
 
 
 @pytest.fixture
 def ops(tmp_path, monkeypatch):
-    """An environment whose packages are there, and a pip that gives a wheel with these files."""
+    """An environment whose packages are there; what it asks of uv and the ops is answered here."""
     environment = env.Environment('paper', tmp_path / 'venv')
     environment.folder.mkdir()
-    environment.python = sys.executable
-    monkeypatch.setattr(environment, '_create', lambda: None)
-    monkeypatch.setattr(environment, '_install', lambda *_: None)
-    monkeypatch.setattr(env, 'run', lambda *_, **__: None)  # no cache of pip is touched
-    monkeypatch.delenv('MMCV_WHEELS', raising=False)
-    environment.compiled = []
+    environment.asked, environment.answers = [], {}
 
-    def compile(*command):
-        environment.compiled.append(command)
-        with zipfile.ZipFile(f'{command[command.index("-w") + 1]}/mmcv-2.1.0.whl', 'w') as wheel:
-            wheel.writestr('mmcv/__init__.py', '')
+    def run(*command, **_):
+        if 'pip' in command:
+            environment.asked.append(
+                ('try' if '--target' in command else 'sync', '--offline' in command)
+            )
+        what = 'ops' if env.OPS_WORK in command else environment.asked[-1]
+        return environment.answers.get(what, '')
 
-    monkeypatch.setattr(environment, '_compile', compile)
+    monkeypatch.setattr(env, 'run', run)
     return environment
 
 
@@ -252,29 +250,52 @@ def lock_of(environment):
 
 
 def test_ops_that_do_not_run_leave_the_environment_as_it_was(ops):
-    with pytest.raises(env.EnvError, match='do not run'):
-        ops.make(full=True)
-    assert len(ops.compiled) == 2  # what pip's cache had, and anew
-    assert sorted(os.listdir(ops.folder)) == ['lock.txt', 'made-from.txt']
-    assert lock_of(ops) == ops.lock.read_text()
+    ops.answers['ops'] = None
+    with pytest.raises(SystemExit, match='do not run'):
+        ops.install(full='full')
+    assert ops.asked == [('sync', True), ('try', True)]
+    assert not ops.ops.exists()
+
+
+def test_a_failed_compilation_shows_the_end_of_its_log(ops, capfd):
+    ops.answers = {('try', True): None, ('try', False): None}
+    (ops.folder / 'mmcv-log.txt').write_text('\n'.join(map(str, range(50))))
+    with pytest.raises(SystemExit, match='not compiled') as error:
+        ops.install(full='full')
+    assert '\n' not in str(error.value)
+    shown = capfd.readouterr().out.splitlines()
+    assert shown[-1] == '49' and '29' not in shown
 
 
 def test_mmcv_takes_the_place_of_mmcv_lite_and_wheels_named_later_that_of_mmcv(ops, monkeypatch):
-    monkeypatch.setattr(env, 'run', lambda *_, **__: '')  # the ops run
-    ops.make(full=True)
-    (wheel,) = ops.folder.glob('ops-*/*.whl')
-    assert f'\nmmcv @ {wheel.as_uri()}\n' in lock_of(ops) and 'mmcv-lite' not in lock_of(ops)
-    ops.make(full=True)
-    ops.make()
-    assert len(ops.compiled) == 1
-    monkeypatch.setenv('MMCV_WHEELS', '/wheels')
-    ops.make()  # either mmcv will do
-    assert len(ops.compiled) == 1 and wheel.exists()
-    ops.make(full=True)
-    ops.make(full=True)
-    assert len(ops.compiled) == 2 and '/wheels' in ops.compiled[1]
-    (other,) = ops.folder.glob('ops-*/*.whl')
-    assert other != wheel and other.as_uri() in lock_of(ops)
+    ops.install(full='full')
+    assert '\nmmcv\n' in lock_of(ops) and 'mmcv-lite' not in lock_of(ops)
+    ops.install(full='full')
+    ops.install(full='')
+    assert [what for what, _ in ops.asked].count('try') == 1
+    monkeypatch.setenv('MMCV_WHEELS', 'https://wheels/page')
+    ops.install(full='')  # either mmcv will do
+    assert [what for what, _ in ops.asked].count('try') == 1
+    ops.install(full='full')
+    assert '\n--find-links https://wheels/page\nmmcv\n' in lock_of(ops)
+    assert ('try', True) not in ops.asked[2:]  # offline uv would pass over the page
+    ops.install(full='full')
+    assert [what for what, _ in ops.asked].count('try') == 2
+
+
+def test_ops_of_another_torch_give_way_to_mmcv_lite(ops):
+    ops.install(full='full')
+    ops.lock = ops.lock.replace('torch==2.1.1', 'torch==2.1.2')
+    ops.install(full='')
+    assert 'mmcv-lite' in lock_of(ops)
+
+
+def test_a_gpu_without_a_compiler_is_warned_of_with_the_mend(ops, monkeypatch, capfd):
+    monkeypatch.setattr(env, 'which', lambda name: name == 'nvidia-smi')
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    ops.install(full='full')
+    assert 'MMCV_WHEELS=' in capfd.readouterr().out
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == ''
 
 
 @pytest.mark.parametrize(('release', 'fits'), [('0.13.99', True), ('0.12.0', False)])
@@ -282,5 +303,5 @@ def test_an_installed_uv_of_the_pinned_release_is_used(tmp_path, monkeypatch, re
     installed = tmp_path / 'uv'
     installed.write_text(f'#!/bin/sh\necho uv {release}\n')
     installed.chmod(0o755)
-    monkeypatch.setenv('PATH', str(tmp_path))
-    assert env.which_uv() == (str(installed) if fits else env.DEV / 'uv')
+    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    assert env.Environment('paper', tmp_path).uv == ('uv' if fits else env.DEV_UV)
