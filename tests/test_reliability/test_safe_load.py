@@ -92,10 +92,7 @@ def write_malicious(kind, path, witness):
             b'\x80\x02csubprocess\nPopen\n((Vtouch\nV' + f'{witness}\n'.encode() + b't\x85\x81.',
         )
     elif kind == 'state of a function':
-        code = b'ctorch._utils\n_rebuild_tensor_v2\n}V__defaults__\n)s\x86b.'
-        archive(
-            path, code.replace(b'}V', b'(}V').replace(b's\x86b', b'std b'.replace(b'd b', b'b'))
-        )
+        archive(path, b'ctorch._utils\n_rebuild_tensor_v2\nN}V__defaults__\n)s\x86b.')
     elif kind == 'old format':
         legacy(path, named('os', 'system', touch) + b'.')
     elif kind == 'bare pickle':
