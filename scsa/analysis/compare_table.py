@@ -87,7 +87,10 @@ def choose_metric(found: list[str], wanted: str | None = None, save_best: str | 
             raise UserError(f'--metric {wanted}: choose one of {", ".join(found)}')
         return fits[0]
     if not found:
-        raise UserError('the evaluator of the config gives no number; set test_evaluator')
+        raise UserError(
+            'the tests gave no number; set test_evaluator, or train longer: a detector that finds '
+            'nothing gets none'
+        )
     usual = [name for name in (save_best, *USUAL) if name in found]
     return (usual or found)[0]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import fcntl
 import json
+import runpy
 import shutil
 import subprocess
 import time
@@ -20,6 +22,7 @@ pytest.importorskip('scipy')
 pytest.importorskip('matplotlib')
 pytest.importorskip('mmpretrain', reason='the tools drive OpenMMLab')
 from mmengine.config import Config
+from tools_helpers import ROOT
 
 from scsa.analysis import compare, compare_page, compare_table
 from scsa.analysis.compare import Candidate, Run, Work, runs_of, slots_of
@@ -271,7 +274,7 @@ def test_page_in_a_browser(html, tmp_path):
         [browser, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr',
          f'--user-data-dir={tmp_path}/profile', '--virtual-time-budget=10000', '--dump-dom',
          copy.as_uri()],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert f'<title>{plots} plots, 0 errors</title>' in done.stdout, done.stderr[-2000:]
     assert 'CONSOLE' not in done.stderr
@@ -287,6 +290,24 @@ def test_another_config_than_the_one_begun_with_is_refused(tmp_path, monkeypatch
     compare.prepare([str(path)], out)
     with pytest.raises(UserError, match='not the config that'):
         compare.prepare([str(path)], out, {'train_cfg.max_epochs': 2})
+
+
+def test_a_run_whose_test_gave_no_number_is_reported(tmp_path, tools, capsys):
+    report = runpy.run_path(str(ROOT / 'tools/analysis/compare.py'))['report']
+    configs = candidates(tmp_path, 'a', 'b')
+    runs = runs_of(configs, [0])
+    assert not Work(tools).all(runs, slots_of(1, []))
+    for config in configs:
+        config.path.write_text('')
+    runs[0].metrics.write_text('{}')  # as mmdet's evaluators leave it when nothing is detected
+    args = argparse.Namespace(out=tmp_path, metric=None, no_speed=True)
+    report(args, configs, runs, {})
+    assert 'a seed 0: its test gave no accuracy/top1' in capsys.readouterr().out
+    table = json.loads((tmp_path / 'table.json').read_text())
+    assert [row['runs'] for row in table['rows']] == [0, 1] and 'a seed 0' in table['failed']
+    runs[1].metrics.write_text('{}')
+    with pytest.raises(UserError, match='the tests gave no number'):
+        report(args, configs, runs, {})
 
 
 def test_share_done(tmp_path):

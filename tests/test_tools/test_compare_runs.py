@@ -27,7 +27,9 @@ BROKEN = "_base_ = './plain.py'\nmodel = dict(head=dict(in_channels=63))\n"
 # mmdet's own, with nothing of ours in it.
 RETINANET = """
 _base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
-model = dict(backbone=dict(init_cfg=None), bbox_head=dict(num_classes=10))
+model = dict(
+    backbone=dict(init_cfg=None), bbox_head=dict(num_classes=10), test_cfg=dict(score_thr=0)
+)
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 resize = dict(type='Resize', scale=(160, 160))

@@ -85,11 +85,15 @@ def report(args, configs: list, runs: list, failed: dict) -> None:
         raise UserError(f'no run succeeded: {next(iter(failed.values()))}')
     found = {one: compare_table.numbers(json.loads(one.metrics.read_text('utf-8'))) for one in done}
     hook = configs[0].cfg.get('default_hooks', {}).get('checkpoint') or {}
-    metric = compare_table.choose_metric(list(found[done[0]]), args.metric, hook.get('save_best'))
+    names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    metric = compare_table.choose_metric(names, args.metric, hook.get('save_best'))
     values = {config.name: {} for config in configs}
     for one in done:
         if metric in found[one]:
             values[one.config.name][one.seed] = found[one][metric]
+        else:  # mmdet's evaluators give nothing at all then
+            failed[one.label] = f'its test gave no {metric}; did it detect anything?'
+            print(f'{one.label}: {failed[one.label]}')
     costs = {config.name: compare_costs.size_of(config) for config in configs}
     if not args.no_speed:
         batch = args.speed_batch or configs[0].cfg.train_dataloader.get('batch_size') or 1
