@@ -52,20 +52,49 @@ def needs(module: str, distribution: str) -> None:
         raise UserError(f'{distribution} is not installed: pip install {distribution}')
 
 
+OPENMMLAB = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
+# What pip calls a package, where that is not what is imported.
+DISTRIBUTIONS = {
+    'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'pytorch_grad_cam': 'grad-cam',
+    'skimage': 'scikit-image',
+    'sklearn': 'scikit-learn',
+}
+
+
+def install_help(module: str) -> str:
+    """Says in one line how to get a module that cannot be imported."""
+    package = module.split('.')[0]
+    if module.startswith(('mmcv._ext', 'mmcv.ops')):
+        return 'mmcv is here without its compiled operators: `make env-full` (docs/install.md)'
+    if package in OPENMMLAB:
+        return (
+            f'{package} is not installed: `make env`, or `make env-full` for detection and '
+            'segmentation (docs/install.md)'
+        )
+    return f'{package} is not installed: pip install {DISTRIBUTIONS.get(package, package)}'
+
+
 def run(main: Callable[[], object]) -> None:
     """Runs a tool's `main` and turns what goes wrong into an exit code.
 
-    A `UserError`, and a file the system refuses (`OSError`), end in one line on stderr and exit
-    code 2; Ctrl-C ends in 130. With `SCSA_DEBUG=1` the traceback comes first. Everything else is
-    a bug of ours and keeps its traceback.
+    A `UserError`, a package that is not installed, and a file the system refuses (`OSError`) end in
+    one line on stderr and exit code 2; Ctrl-C ends in 130. With `SCSA_DEBUG=1` the traceback
+    comes first. Everything else is a bug of ours and keeps its traceback.
     """
     debug = os.environ.get('SCSA_DEBUG') == '1'
     try:
         main()
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        text = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            if not error.name or error.name.split('.')[0] == 'scsa':
+                raise  # a bug of ours
+            text = install_help(error.name)
         if debug:
             traceback.print_exc()
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        print('error:', ' '.join(text.split()), file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         if debug:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from scsa.cli import UserError, existing, needs, run
+
+ROOT = Path(__file__).parents[1]
 
 
 def ends_with(error):
@@ -58,3 +65,39 @@ def test_a_package_that_is_not_installed():
     needs('pytest', 'pytest')
     with pytest.raises(UserError, match=r'^no-such is not installed: pip install no-such$'):
         needs('no_such', 'no-such')
+
+
+@pytest.mark.parametrize(
+    ('module', 'mend'),
+    [
+        ('mmengine', 'mmengine is not installed: `make env`'),
+        ('mmcv._ext', 'mmcv is here without its compiled operators: `make env-full`'),
+        ('sklearn.datasets', 'sklearn is not installed: pip install scikit-learn'),
+    ],
+)
+def test_a_tool_without_what_it_imports_is_one_line(capsys, module, mend):
+    assert ends_with(ModuleNotFoundError('No module', name=module)) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f'error: {mend}') and line.count('\n') == 1
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug():
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: importlib.import_module('scsa.none'))
+
+
+@pytest.mark.parametrize(
+    ('tool', 'count'), [('train.py', 1), ('test.py', 2), ('infer.py', 3), ('deploy/onnx.py', 2)]
+)
+def test_a_tool_without_openmmlab_is_one_line(tool, count):
+    arguments = ['configs/quickstart/resnet18_digits.py', 'none.pth', 'images'][:count]
+    hidden = (
+        'import runpy, sys\n'
+        'sys.modules.update(dict.fromkeys(["mmengine", "mmcv", "mmpretrain", "mmdet", "mmseg"]))\n'
+        f'sys.argv = {[tool, *arguments]}\n'
+        f'sys.path.insert(0, "tools")\nrunpy.run_path("tools/{tool}", run_name="__main__")'
+    )
+    done = subprocess.run([sys.executable, '-c', hidden], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('error: mmengine is not installed: `make env`')
