@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env env-full demo demo-compare compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
+.PHONY: help download-note env env-full demo demo-compare compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -42,7 +42,7 @@ env: dev ## the environment with mmcv-lite (minutes): enough for classification
 env-full: dev ## the environment with mmcv's compiled ops, for detection and segmentation too
 	@$(ENV) "$(LANE)" "$(VENV)" full >/dev/null
 
-demo: env data/digits ## trains ResNet-18 with SCSA on handwritten digits, tests it, prints top-1
+demo: download-note env data/digits ## trains ResNet-18 with SCSA on handwritten digits, tests it, prints top-1
 	$(call train_and_test,resnet18_digits_scsa)
 	@$(REPORT) work_dirs/resnet18_digits_scsa
 
@@ -66,6 +66,9 @@ bench-cpu: env data/digits ## the CPU figures of docs/benchmarks.md, the bars fi
 
 gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled wheels out
 	@$(RUN) tools/dev/gpu_wheels.py "$(or $(WHEELS),work_dirs/gpu_wheels)" $(if $(PURE),--pure)
+
+download-note:
+	@test -x $(RUN) || echo 'the first run downloads about 2.5 GB of packages into $(VENV); the next ones do not'
 
 data/digits: | env
 	@rm -rf $@.part

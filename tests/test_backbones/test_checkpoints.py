@@ -1,13 +1,15 @@
 """Plain weights load, with only SCSA's keys missing; what fits neither is refused."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models import MobileNetV2, ResNet, SwinTransformer
-from numerics import distance
+from numerics import distance, randomise
 
 from scsa import SCSA
 from scsa.backbones import MobileNetV2SCSA, ResNetSCSA, SwinTransformerSCSA
@@ -161,3 +163,19 @@ def test_a_round_trip_and_a_deepcopy_change_nothing(pair):
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(again(image), model(image), rtol=0, atol=0)
+
+
+def test_the_readme_loads_one_module_of_a_checkpoint(tmp_path, monkeypatch):
+    readme = Path(__file__).parents[2].joinpath('README.md').read_text('utf-8')
+    (code,) = re.findall(
+        r'```python\n(from scsa\.engine\.safe_load import load.*?)```', readme, re.S
+    )
+    assert len([line for line in code.splitlines() if line]) == 3
+    model = randomise(ResNetSCSA(50))
+    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    torch.save({'state_dict': state, 'meta': {}}, tmp_path / 'epoch_100.pth')
+    monkeypatch.chdir(tmp_path)
+    attn = SCSA(64).eval()
+    exec(code, dict(torch=torch, attn=attn))
+    x = torch.randn(2, 64, 9, 12)
+    torch.testing.assert_close(attn(x), model.layer1[0].attn.eval()(x))
