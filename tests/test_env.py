@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -234,12 +235,16 @@ def ops(tmp_path, monkeypatch):
     environment.asked, environment.answers = [], {}
 
     def run(*command, **_):
-        if 'pip' in command:
-            environment.asked.append(
-                ('try' if '--target' in command else 'sync', '--offline' in command)
-            )
-        what = 'ops' if env.OPS_WORK in command else environment.asked[-1]
-        return environment.answers.get(what, '')
+        what = 'ops' if env.OPS_WORK in command else 'wheel' if 'wheel' in command else 'sync'
+        environment.asked.append(what)
+        answer = environment.answers.get(what, '')
+        if what == 'wheel' and answer is not None:
+            where = Path(command[command.index('-w') + 1])
+            with zipfile.ZipFile(where / 'mmcv-2.1.0-cp310.whl', 'w') as wheel:
+                wheel.writestr('mmcv/__init__.py', '')
+        if what == 'ops':  # tried outside of the environment
+            assert Path(command[-1], 'mmcv/__init__.py').exists()
+        return answer
 
     monkeypatch.setattr(env, 'run', run)
     return environment
@@ -253,12 +258,12 @@ def test_ops_that_do_not_run_leave_the_environment_as_it_was(ops):
     ops.answers['ops'] = None
     with pytest.raises(SystemExit, match='do not run'):
         ops.install(full='full')
-    assert ops.asked == [('sync', True), ('try', True)]
+    assert ops.asked == ['sync', 'wheel', 'ops']
     assert not ops.ops.exists()
 
 
 def test_a_failed_compilation_shows_the_end_of_its_log(ops, capfd):
-    ops.answers = {('try', True): None, ('try', False): None}
+    ops.answers = {'wheel': None}
     (ops.folder / 'mmcv-log.txt').write_text('\n'.join(map(str, range(50))))
     with pytest.raises(SystemExit, match='not compiled') as error:
         ops.install(full='full')
@@ -269,18 +274,17 @@ def test_a_failed_compilation_shows_the_end_of_its_log(ops, capfd):
 
 def test_mmcv_takes_the_place_of_mmcv_lite_and_wheels_named_later_that_of_mmcv(ops, monkeypatch):
     ops.install(full='full')
-    assert '\nmmcv\n' in lock_of(ops) and 'mmcv-lite' not in lock_of(ops)
+    assert f'\nmmcv @ {(ops.folder / "ops").as_uri()}/mmcv-2.1.0-cp310.whl' in lock_of(ops)
+    assert 'mmcv-lite' not in lock_of(ops)
     ops.install(full='full')
     ops.install(full='')
-    assert [what for what, _ in ops.asked].count('try') == 1
+    assert ops.asked.count('wheel') == 1
     monkeypatch.setenv('MMCV_WHEELS', 'https://wheels/page')
     ops.install(full='')  # either mmcv will do
-    assert [what for what, _ in ops.asked].count('try') == 1
+    assert ops.asked.count('wheel') == 1
     ops.install(full='full')
-    assert '\n--find-links https://wheels/page\nmmcv\n' in lock_of(ops)
-    assert ('try', True) not in ops.asked[2:]  # offline uv would pass over the page
     ops.install(full='full')
-    assert [what for what, _ in ops.asked].count('try') == 2
+    assert ops.asked.count('wheel') == 2
 
 
 def test_ops_of_another_torch_give_way_to_mmcv_lite(ops):

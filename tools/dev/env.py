@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 say = partial(print, file=sys.stderr)
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ class Environment:
         self.python, self.ops = self.folder / 'bin/python', self.folder / 'ops.txt'
         text = (REQUIREMENTS / f'{lane}.txt').read_text()
         takes, pins = re.search('(?m)^# python: (.*)\n-c (.*)', text).groups()
-        self.takes, self.pins = takes.split(), (REQUIREMENTS / pins).as_uri()
+        self.takes, self.pins = takes.split(), REQUIREMENTS / pins
         self.lock = (REQUIREMENTS / f'locks/{lane}.txt').read_text()
         installed, pinned = (run(uv, '--version') or '' for uv in ('uv', DEV_UV))
         self.uv = 'uv' if installed.split('.')[:2] == pinned.split('.')[:2] else DEV_UV
@@ -108,18 +109,14 @@ class Environment:
         if begun.exists():  # killed: half a package may be there, which uv takes for a whole one
             options += ('--reinstall',)
         begun.touch()
-        command = self._pip_install(lock, '--exact', *options)
+        wanted = self.folder / 'lock.txt'
+        wanted.write_text(lock)
+        command = (self.uv, 'pip', 'install', '--no-deps', '-p', self.python, '-r', wanted)
+        command += ('--exact', *options)
         failed = run(*command, '--offline') is None and run(*command, quiet=False) is None
         begun.unlink()
         if failed:
             raise SystemExit('error: mend what uv says (network, index of pip), and run this again')
-
-    def _pip_install(self, requirements, *options):
-        """Returns uv's command; mmcv is compiled for the torch that is there, and kept for it."""
-        wanted, made_for = self.folder / 'lock.txt', re.search('# torch.*|$', requirements)[0]
-        wanted.write_text(requirements)
-        options += ('--config-settings-package', f'{MMCV.get(self.lane, "mmcv")}:for={made_for}')
-        return (self.uv, 'pip', 'install', '--no-deps', '-p', self.python, '-r', wanted, *options)
 
     def _try_ops(self, torch, wheels):
         """Gets mmcv with ops and tries it outside the environment; returns what asks for it."""
@@ -130,20 +127,24 @@ class Environment:
             os.environ['CUDA_VISIBLE_DEVICES'] = ''  # a visible GPU alone makes mmcv want nvcc
         os.environ['PATH'] = f'{self.python.parent}{os.pathsep}{os.environ["PATH"]}'  # has ninja
         say('mmcv: compiling takes 10 to 30 min, unless there is a wheel of it')
-        links, log = f'--find-links {wheels}\n' if wheels else '', self.folder / 'mmcv-log.txt'
-        ops = f'# {torch} CUDA={bool(gpu and nvcc)}\n-c {self.pins}\n{links}{mmcv}'
+        log, kept = self.folder / 'mmcv-log.txt', self.folder / 'ops'
         with TemporaryDirectory(dir=self.folder) as tried:
-            command = ('bash', '-c', FOLLOW, log, *self._pip_install(ops, '-v', '--target', tried))
-            # Offline uv passes over a page of wheels that its cache does not have.
-            offline = None if '://' in wheels else run(*command, '--offline', quiet=False)
-            if offline is None and run(*command, quiet=False) is None:
+            # Pip makes the wheel, and keeps it in its cache: uv makes none without installing it.
+            pip = (self.python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation')
+            links = ('--find-links', wheels) if wheels else ()
+            pip += ('-c', self.pins, *links, '-w', tried, mmcv)
+            if run('bash', '-c', FOLLOW, log, *pip, quiet=False) is None:
                 say('\n'.join(log.read_text().splitlines()[-20:]))
                 what = 'it needs a C++ compiler and Python.h (build-essential, python3-dev)'
                 raise SystemExit(f'error: mmcv was not compiled; {what}; the whole log is {log}')
+            (wheel,) = Path(tried).glob('*.whl')
+            ZipFile(wheel).extractall(tried)
             if run(self.python, '-c', OPS_WORK, tried) is None:
-                what = f'see {log}, then: {self.uv} cache clean {mmcv}'
+                what = f'see {log}, then: {self.python} -m pip cache remove {mmcv}'
                 raise SystemExit(f'error: the ops of mmcv {wheels} do not run; {what}')
-        return ops
+            kept.mkdir(exist_ok=True)
+            wheel = wheel.replace(kept / wheel.name)
+        return f'# {torch} {wheels}\n{mmcv} @ {wheel.as_uri()}'
 
 
 def main(lane, folder, full=''):
