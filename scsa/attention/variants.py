@@ -3,7 +3,7 @@
 None of these is SCSA as published, and no published checkpoint fits one.
 """
 
-from typing import Optional, Sequence, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +80,16 @@ class UnsharedSMSA(SMSA):
         strip = norm(torch.cat([f(group) for f, group in zip(convs, strip.chunk(4, 1))], 1))
         return strip.softmax(2) if self.gate_layer == 'softmax' else strip.sigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def gates(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """The gates of the rows (B, C, H) and of the columns (B, C, W)."""
         height_convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
         a_h = self.gate(x.mean(3), height_convs, self.norm_h).to(x.dtype)
         a_w = self.gate(x.mean(2), self.width_convs, self.norm_w).to(x.dtype)
+        return a_h, a_w
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        a_h, a_w = self.gates(x)
         return x * a_h.unsqueeze(3) * a_w.unsqueeze(2)
 
 

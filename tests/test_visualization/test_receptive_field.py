@@ -67,6 +67,15 @@ def test_the_centre_is_that_of_the_map(size):
     assert found.share[max(inside)] == pytest.approx(1)
 
 
+def test_the_offset_says_where_a_strided_map_looks():
+    """Cell 1 of 3 at stride 32 looks at pixel 32; the middle of 96 pixels is at 47.5."""
+    convs = [nn.Conv2d(3, 3, 3, stride=2, padding=1, bias=False) for _ in range(5)]
+    for conv in convs:
+        nn.init.constant_(conv.weight, 1 / 27)
+    found = fields_of(nn.Sequential(*convs), (96, 96), layer='4')
+    assert found.map_size == (3, 3) and found.offset == pytest.approx((-15.5, -15.5), abs=1e-3)
+
+
 def test_the_field_is_the_mean_over_inputs_brought_to_one_size():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
