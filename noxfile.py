@@ -26,6 +26,7 @@ TASKS = {
         'tests/test_benchmark',
         'tests/test_import.py',
     ),
+    'integrations': ('tests/test_integrations',),
     'kernels': ('tests/test_ops/test_triton.py', 'tests/test_ops/test_triton_compiles.py'),
     'whole': ('tests',),
 }
@@ -37,6 +38,7 @@ OPENMMLAB = ('attention', 'backbones', 'classification', 'whole')
 LANES = {
     'torch-oldest': ('module',),
     'torch-newest': ('module',),
+    'ultralytics': ('integrations',),  # AGPL-3.0, so nowhere else
     'paper': OPENMMLAB,
     'modern': ('kernels', 'no-ops', *OPENMMLAB),  # the Triton of paper is too old for them
 }

@@ -274,7 +274,7 @@ def test_model_index_names_configs_that_build_to_what_it_states():
     [
         ('paper', ['mmcv', 'mmcv-lite']),
         ('modern', ['onedl-mmcv', 'mmcv-lite']),
-        *(('torch-oldest', []), ('torch-newest', []), ('dev', [])),
+        *(('torch-oldest', []), ('torch-newest', []), ('ultralytics', []), ('dev', [])),
     ],
 )
 def test_every_requirement_of_a_lane_is_pinned(lane, also):
@@ -295,7 +295,9 @@ def test_every_requirement_of_a_lane_is_pinned(lane, also):
     assert {*names(f'{lane}.txt'), *also} <= {exact.fullmatch(line)[1] for line in pins}
 
 
-@pytest.mark.parametrize('lane', ['paper', 'modern', 'torch-oldest', 'torch-newest', 'dev'])
+@pytest.mark.parametrize(
+    'lane', ['paper', 'modern', 'torch-oldest', 'torch-newest', 'ultralytics', 'dev']
+)
 def test_the_lock_fits_the_requirement_files(lane):
     from packaging.requirements import Requirement
 

@@ -10,6 +10,7 @@ compile() { # LANE, from which Python, below which, other files and options
 }
 compile modern 3.12 3.13 - --excludes <(echo mmengine) <<<mmcv-lite
 compile torch-newest 3.12 3.13
+compile ultralytics 3.12 3.13
 compile paper 3.8.1 3.12 - <<<mmcv-lite
 compile torch-oldest 3.8.1 3.12
 compile dev 3.8 4

@@ -24,7 +24,7 @@ OPENMMLAB = (
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection'),
     'onedl-mmsegmentation',
 )
-ORDER = ('torch', 'paper', 'modern')  # the environments' names start so
+ORDER = ('torch', 'ultralytics', 'paper', 'modern')  # the environments' names start so
 
 
 def note(*reports):

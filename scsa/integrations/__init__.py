@@ -1,0 +1,1 @@
+"""SCSA in packages beside OpenMMLab. Nothing here is imported by ``import scsa``."""
