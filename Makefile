@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help download-note env env-full demo demo-compare compare test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
+.PHONY: help download-note env env-full demo demo-compare compare figures test lock test-all test-matrix bench-cpu bench-gpu gpu-check gpu-wheels lint dev clean
 MAKEFLAGS += --no-print-directory
 
 RUN = $(VENV)/bin/python
@@ -28,7 +28,7 @@ help: ## what there is
 	@echo '             MMCV_WHEELS=(folder or page of mmcv wheels)'
 
 ifndef LANE
-CHOOSES = env env-full demo demo-compare compare test bench-cpu gpu-wheels data/digits data/hard_digits
+CHOOSES = env env-full demo demo-compare compare figures test bench-cpu gpu-wheels data/digits data/hard_digits data/digit_scenes
 .PHONY: $(CHOOSES)
 $(CHOOSES): dev
 	@lane=$$($(ENV) "" "$(filter-out .venv-,$(VENV))") && echo "LANE=$$lane" && $(MAKE) $@ LANE="$$lane"
@@ -57,6 +57,9 @@ compare: env data/hard_digits ## eight attentions, three seeds each, on digits m
 	@PYTHONPATH=. $(RUN) tools/analysis/compare.py $(NAMES:%=configs/hard_digits/%.py) --jobs 2 --out $(OUT) \
 	  --speed-batch 40 $(if $(FAST),--seeds 0 1 --no-speed --cfg-options train_cfg.max_epochs=2 param_scheduler.total_steps=2)
 
+figures: demo-compare data/digit_scenes ## draws the pictures of docs/gallery.md with the quick-start models
+	@$(RUN) tools/dev/gallery.py
+
 test: dev ## the test suite; TASK= names parts of it
 	@VENV="$(VENV)" $(NOX) -s $(addprefix $(LANE)-,$(TASK)) -- $(PYTEST_ARGS)
 
@@ -78,6 +81,11 @@ data/digits: | env
 data/hard_digits: | env
 	@rm -rf $@.part
 	@$(RUN) tools/dataset_converters/digits.py --hard --out $@.part
+	@mv $@.part $@
+
+data/digit_scenes: | env
+	@rm -rf $@.part
+	@$(RUN) tools/dataset_converters/digit_scenes.py --out $@.part
 	@mv $@.part $@
 endif
 

@@ -100,9 +100,11 @@ def draw(
     rows = list(zip(*(maps[name].items() for name in names)))  # of (layer, map) by model
     kinds = ('mean', 'channels') if channels else ('mean',)
     columns = len(names) * len(kinds)
+    height, width = picture.shape[:2]
+    tall = 1.75 * min(max(height / width, 0.5), 2) + 0.05  # inches a row
     figure, axes = plt.subplots(
         *(len(rows), columns + 1),
-        figsize=(1.75 * (columns + 1) + 1.2 * len(kinds), 1.8 * len(rows) + 0.6),
+        figsize=(1.75 * (columns + 1) + 1.2 * len(kinds), tall * len(rows) + 0.6),
         squeeze=False,
         layout='constrained',
     )
