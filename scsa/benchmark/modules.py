@@ -72,14 +72,14 @@ def measure_module(
             for path, call in calls.items()
         }
     del exact, expected
-    target, d_out = torch.empty_like(x), torch.randn_like(x)
+    target, grad = torch.empty_like(x), torch.randn_like(x)
     tensors = [x, *module.parameters()]
 
     def forward(call: Callable) -> Callable:
         return torch.no_grad()(lambda: call(x))
 
     def both(call: Callable) -> Callable:
-        return lambda: torch.autograd.grad(call(x), tensors, d_out)
+        return lambda: torch.autograd.grad(call(x), tensors, grad)
 
     rows = []
     for name, of, training in (('forward', forward, False), ('forward + backward', both, True)):
