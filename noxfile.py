@@ -14,7 +14,7 @@ from pathlib import Path
 import nox
 
 TASKS = {
-    'attention': ('tests/test_attention', 'tests/test_import.py'),
+    'attention': ('tests/test_attention', 'tests/test_import.py', 'tests/test_deploy'),
     'backbones': ('tests/test_backbones',),
     'classification': (
         'tests/test_configs/test_classification.py',
@@ -24,6 +24,8 @@ TASKS = {
         'tests/test_attention',
         'tests/test_ops',
         'tests/test_benchmark',
+        'tests/test_deploy',
+        'tests/test_doctor.py',
         'tests/test_import.py',
     ),
     'integrations': ('tests/test_integrations',),

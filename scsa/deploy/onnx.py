@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..cli import UserError
+from ..cli import UserError, needs
 
 OPSET = 17  # of the exporter that traces; the other chooses its own
 EXPORTERS = ('trace', 'dynamo')
@@ -63,7 +63,8 @@ def export(
             f"ONNX exporter 'dynamo' was tried from torch 2.9 on, and this is {torch.__version__}; "
             "use 'trace'"
         )
-    _need('onnx', *(['onnxscript'] if exporter == 'dynamo' else []))
+    for package in ('onnx', 'onnxscript') if exporter == 'dynamo' else ('onnx',):
+        needs(package, package)
     with torch.no_grad():
         outputs = model(x)
     count = 1 if isinstance(outputs, Tensor) else len(outputs)
@@ -92,16 +93,21 @@ def export(
         ) from error
 
 
-def session(path: str | Path):
+def session(path: str | Path, threads: int = 0):
     """Open a file in onnxruntime, on the CPU.
+
+    Args:
+        path: The file.
+        threads: How many compute one operator; 0 for as many as there are cores.
 
     Raises:
         UserError: onnxruntime is not installed.
     """
-    _need('onnxruntime')
+    needs('onnxruntime', 'onnxruntime')
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; its warnings are about the folding of constants
     return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
@@ -118,12 +124,16 @@ def difference(model: nn.Module, opened, x: Tensor) -> float:
         The largest difference of any output, over the largest value of that output.
 
     Raises:
-        UserError: The outputs are of another number or shape.
+        UserError: onnxruntime fails, or its outputs are of another number or shape.
     """
     with torch.no_grad():
         expected = model(x)
     expected = [expected] if isinstance(expected, Tensor) else list(expected)
-    found = run(opened, x)
+    try:
+        found = run(opened, x)
+    except Exception as error:  # onnxruntime raises a class for each kind of failure
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f'onnxruntime fails at an input of {tuple(x.shape)}: {first}') from error
     shapes = [tuple(e.shape) for e in expected], [f.shape for f in found]
     if shapes[0] != shapes[1]:
         raise UserError(f'the model gives {shapes[0]} for {tuple(x.shape)}, the file {shapes[1]}')
@@ -131,15 +141,3 @@ def difference(model: nn.Module, opened, x: Tensor) -> float:
         float(np.abs(e.numpy() - f).max() / max(np.abs(e.numpy()).max(), 1e-30))
         for e, f in zip(expected, found)
     )
-
-
-def _need(*packages: str) -> None:
-    """Say in one line what is missing."""
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f'{" and ".join(missing)} not installed; pip install {" ".join(missing)}, '
-            'or the extra: pip install -e ".[onnx]"'
-        )

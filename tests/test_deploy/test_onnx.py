@@ -118,6 +118,6 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
 
 
 def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(UserError, match='onnxruntime not installed; pip install onnxruntime'):
+    monkeypatch.setattr('scsa.cli.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='onnxruntime is not installed: pip install onnxruntime'):
         onnx.session(tmp_path / 'm.onnx')
