@@ -25,7 +25,9 @@ def main(epochs: int = 4) -> float:
     model = timm.create_model('resnet18', in_chans=1, num_classes=10, channels=(16, 32, 64, 128))
     scsa.insert(model)  # after weights are loaded, before the optimizer is made
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    steps = epochs * len(range(0, len(train), 64))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for epoch in range(epochs):
         model.train()
         for batch in torch.randperm(len(train)).split(64):
@@ -34,6 +36,7 @@ def main(epochs: int = 4) -> float:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
         model.eval()
         with torch.no_grad():
             right = (model(images[test]).argmax(1) == labels[test]).float().mean().item()
