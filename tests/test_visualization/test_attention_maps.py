@@ -71,7 +71,10 @@ def test_the_attention_is_what_makes_the_channel_gate():
     )
 
 
-@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ('detection', 'segmentation')]
+
+
+@pytest.mark.parametrize('task', ['classification', *SLOW])
 def test_the_tool(task, spec, images, tmp_path, in_process, capsys):
     source = images / ('grey.png' if task == 'classification' else '*o*.*')
     layers = ['backbone.layer1.0.attn', 'backbone.layer4.1.attn']

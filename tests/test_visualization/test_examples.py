@@ -46,6 +46,7 @@ def after_the_demo(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tool', [tool for tool in TOOLS if tool not in FROM_LOGS])
 def test_the_example_in_the_help(tool, after_the_demo, in_process, monkeypatch):
     if tool in PACKAGES:
