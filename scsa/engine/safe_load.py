@@ -224,14 +224,15 @@ def _storage_types() -> dict[str, torch.dtype]:
     return {f'{name}Storage': getattr(torch, dtype) for name, dtype in names.items()}
 
 
-def load(path: str | Path | BinaryIO, map_location: Location = None, trust: bool = False) -> Any:
+def load(path: str | Path | BinaryIO, map_location: Location = None) -> Any:
     """Reads a checkpoint; takes the place of `torch.load`.
 
     Args:
         path: The file, or an open one.
         map_location: Where tensors go, as in `torch.load`. Default: where they were saved.
-        trust: Let torch read the file as it is and run what it asks for. Also the environment
-            variable `SCSA_TRUST_CHECKPOINT=1`.
+
+    With the environment variable `SCSA_TRUST_CHECKPOINT=1` torch reads the file as it is and runs
+    what it asks for.
 
     Raises:
         RefusedCheckpoint: The file is damaged, is no checkpoint, or names something that no
@@ -239,9 +240,9 @@ def load(path: str | Path | BinaryIO, map_location: Location = None, trust: bool
         OSError: The file cannot be opened.
     """
     if hasattr(path, 'read'):
-        return _load(path, str(getattr(path, 'name', 'the checkpoint')), map_location, trust)
+        return _load(path, str(getattr(path, 'name', 'the checkpoint')), map_location)
     with open(path, 'rb') as file:
-        return _load(file, str(path), map_location, trust)
+        return _load(file, str(path), map_location)
 
 
 def check(path: str | Path) -> None:
@@ -253,8 +254,8 @@ def check(path: str | Path) -> None:
     load(path, 'cpu')
 
 
-def _load(file: BinaryIO, name: str, map_location: Location, trust: bool) -> Any:
-    if trust or os.environ.get(TRUST) == '1':
+def _load(file: BinaryIO, name: str, map_location: Location) -> Any:
+    if os.environ.get(TRUST) == '1':
         return torch.load(file, map_location=map_location, weights_only=False)
     try:
         if file.read(4) == b'PK\x03\x04':
