@@ -97,13 +97,13 @@ test-matrix: dev ## writes what the sessions found into docs/versions.md
 
 bench-gpu: BENCH_PYTHON := $(or $(BENCH_PYTHON),python3)
 bench-gpu: ## the GPU figures of docs/benchmarks.md; BENCH_PYTHON= has torch and Triton, no more
-	@$(BENCH) module --device cuda --batch 128 --dtypes float16 float32 \
-	  --layouts contiguous channels_last --out work_dirs/bench_gpu/stages
-	@$(BENCH) module --device cuda --sweep --out work_dirs/bench_gpu/sweep
-	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --out work_dirs/bench_gpu/eval
+	@$(BENCH) bars accuracy --device cuda --out work_dirs/bench_gpu/accuracy
+	@$(BENCH) bars stages networks --device cuda --out work_dirs/bench_gpu/bars
+	@$(BENCH) module --device cuda --batch 128 --dtypes float16 float32 --layouts contiguous channels_last \
+	  --paths reference eager triton --out work_dirs/bench_gpu/stages
+	@$(BENCH) module --device cuda --sweep --paths reference eager triton --out work_dirs/bench_gpu/sweep
 	@$(BENCH) model resnet50 resnet50_scsa --device cuda --amp --batch 128 --train --until-full \
-	  --out work_dirs/bench_gpu/train
-	@$(BENCH) bars --device cuda --out work_dirs/bench_gpu/bars
+	  --out work_dirs/bench_gpu/full
 
 gpu-check: ## tests, training and all figures on a GPU; WHEELS= is a folder of gpu-wheels
 	@$(or $(BENCH_PYTHON),python3) tools/dev/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_CHECK_ARGS)

@@ -7,6 +7,7 @@ PyTorch alone, but for the groups that build models from configs.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
@@ -207,15 +208,17 @@ def gpu_stages(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
 
 
 def gpu_networks(device: torch.device, repeats: int, show: Show) -> Iterator[Bar]:
-    """Images a second of a ResNet-50 under mixed precision over the plain one."""
-    for passes, limit in GPU_SPEED.items():
+    """Images a second of a ResNet-50 under mixed precision over the plain one, by each path."""
+    paths = [path for path in ('eager', 'triton') if path in modules.paths_of(device)]
+    for path, (passes, limit) in itertools.product(paths, GPU_SPEED.items()):
         runs = [
             models.ModelRun(name, device, (224, 224), training=passes == 'train', amp=True)
             for name in ('resnet50', 'resnet50_scsa')
         ]
-        rows = models.measure_models(runs, GPU_BATCH, repeats, warmup=10)
+        with backend(path):
+            rows = models.measure_models(runs, GPU_BATCH, repeats, warmup=10)
         show(models.table(rows))
-        what = f'ResNet-50 images/s over plain, AMP, batch {GPU_BATCH}, {passes}'
+        what = f'ResNet-50 images/s over plain, AMP, batch {GPU_BATCH}, {passes}, {path}'
         yield Bar(what, limit, rows[1]['speed_over_first'], at_least=True)
 
 

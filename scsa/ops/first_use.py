@@ -10,6 +10,7 @@ from typing import List
 import torch
 from torch import Tensor
 
+from .dispatch import no_autocast
 from .parameters import Options, join
 from .passes import torch as torch_passes
 
@@ -49,7 +50,7 @@ def results(passes: ModuleType, device: torch.device, height: int, width: int) -
     scales = [draw(DIM, 1, 1, 1) for _ in range(3)]
     options = Options(DIM, 7, 'avg_pool', 0.0, False)
     x, grad = draw(2, DIM, height, width), draw(2, DIM, height, width)
-    with torch.no_grad():
+    with torch.no_grad(), no_autocast(x):  # the first call may come from a training step
         params = join([*kernels, *biases, *norms, *scales, None, None, None, None], x.dtype)
         out = torch.empty_like(x)
         kept = forward(passes, options, x, params, out)

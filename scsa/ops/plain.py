@@ -13,8 +13,11 @@ from torch import Tensor
 
 from .parameters import Options, Parameters
 
-# Before torch 2.7 a program could not ask whether torch.export runs it.
-is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+
+def is_exporting() -> bool:
+    """Whether torch.export runs this, which before torch 2.7 a program could not ask."""
+    # Not torch.compiler.is_exporting(): compiled by torch 2.11 that is always true.
+    return getattr(torch.compiler, '_is_exporting_flag', False)
 
 
 def check_input(x: Tensor, dim: int) -> None:

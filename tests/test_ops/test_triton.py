@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import scsa
 from scsa import SCSA
-from scsa.ops import dispatch
+from scsa.ops import dispatch, first_use
 
 pytest.importorskip('triton', minversion='3.3')
 triton_passes = importlib.import_module('scsa.ops.passes.triton')
@@ -231,6 +231,11 @@ def test_autocast_no_images_and_a_half_module():
     x = torch.randn(1, 8, 7, 7, device=DEVICE).bfloat16()
     found = output_and_gradients(by_triton(module), module, x)
     assert all(t.dtype == torch.bfloat16 for t in found)
+
+
+def test_the_first_use_may_come_under_autocast():
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        first_use.check(triton_passes, torch.device(DEVICE))
 
 
 @pytest.mark.parametrize(('dim', 'heads'), [(4, 4), (4, 1), (28, 7)])

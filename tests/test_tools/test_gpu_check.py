@@ -40,7 +40,7 @@ def wheels(tmp_path):
 
 def test_steps_become_rows(digits, tmp_path):
     (tmp_path / 'digits').symlink_to(digits)
-    seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE, 'bench-1')
+    seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE, 'bench-module')
     assert f'{MOBILE} ... ' in seen
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['machine']['torch'] == torch.__version__
@@ -100,7 +100,7 @@ def test_a_failed_step_fails_the_run_and_not_the_others(tmp_path, monkeypatch, c
 def test_training_that_does_not_learn_is_no_success(tool, tmp_path):
     log = tmp_path / 'now' / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True)
-    log.write_text('{"loss": 2.3, "time": 0.1, "memory": 512}\n{"accuracy/top1": 11.0}\n')
+    log.write_text('{"loss": 2.3, "memory": 512}\n{"accuracy/top1": 11.0}\n')
     assert tool['last_scalars'](tmp_path, 0)['peak_bytes'] == 2**29
     with pytest.raises(tool['StepError'], match='the least'):
         tool['last_scalars'](tmp_path, 90)
@@ -120,7 +120,14 @@ def test_every_imagenet_config_and_benchmark_is_a_step(monkeypatch, capsys):
     names = capsys.readouterr().out.split()
     for config in (ROOT / 'configs/classification').glob('*_in1k*.py'):
         assert f'imagenet-{config.stem}' in names
-    assert {'tests', 'digits-fp16', 'digits-bf16', 'bench-1', 'bench-4'} <= set(names)
+    assert {
+        'tests',
+        'digits-fp16',
+        'digits-bf16',
+        'digits-fp16-triton',
+        'bench-bars',
+        'bench-full',
+    } <= set(names)
 
 
 def test_why_mmpretrain_cannot_be_imported(tool, tmp_path):
@@ -133,7 +140,7 @@ def test_why_mmpretrain_cannot_be_imported(tool, tmp_path):
 def test_the_table_names_no_path_of_the_machine(tool):
     args = type('Args', (), dict(tiny=True, device='cpu', out=ROOT / 'work_dirs/gpu_check'))
     (step,) = tool['benchmarks'](args)
-    assert step.command[-1].endswith(' --out work_dirs/gpu_check/bench')
+    assert step.command[-1].endswith(' --out work_dirs/gpu_check/module')
 
 
 def test_what_is_here_already_is_not_installed_again(tool, wheels, tmp_path):

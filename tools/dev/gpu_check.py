@@ -1,11 +1,12 @@
 """Tests, trains and measures on a GPU, and writes what came of it as results.json and table.md.
 
 python tools/dev/gpu_check.py --wheels wheels
-python tools/dev/gpu_check.py --only 'imagenet-*' bench-1
+python tools/dev/gpu_check.py --only 'imagenet-*' bench-bars
 
-Each step runs in a process of its own; one that fails is a row with its error, and the exit code
-is then 1. `--only` keeps the rows of the other steps, if they were taken with the same versions on
-the same machine. docs/gpu-check.md says what the steps are.
+Each step runs in a process of its own: first, all at once, those that time nothing, then the
+others one by one. One that fails is a row with its error, and the exit code is then 1. `--only`
+keeps the rows of the other steps, if they were taken with the same versions on the same machine.
+docs/gpu-check.md says what the steps are.
 """
 
 import argparse
@@ -19,8 +20,10 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -42,6 +45,7 @@ class Step(NamedTuple):
     name: str
     command: list
     read: Callable[[], dict] = dict
+    timed: bool = True  # so that nothing may run beside it
 
 
 class StepError(Exception):
@@ -79,12 +83,10 @@ def main() -> None:
     machine = facts(environment, args)
     rows = earlier(args.out / 'results.json', machine) if args.only else []
     failed = False
-    for step in steps:
-        print(f'{step.name} ...', end=' ', flush=True)
-        row = execute(step, environment, args)
-        print(verdict(row), flush=True)
+    for row in executed(steps, environment, args):
+        print(f'{row["step"]} ... {verdict(row)}', flush=True)
         failed |= 'error' in row
-        rows = [old for old in rows if old['step'] != step.name] + [row]
+        rows = [old for old in rows if old['step'] != row['step']] + [row]
         rows.sort(key=lambda row: order.index(row['step']))
         # After each step: what an interrupted run has measured is kept.
         results = json.dumps(dict(machine=machine, rows=rows), indent=1)
@@ -111,7 +113,9 @@ def tests(args) -> list:
     # The other files, even unmarked, need packages that the check does without.
     files = [str(path) for path in ROOT.glob('tests/**/test_*.py') if MARK in path.read_text()]
     command = [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider']
-    return [Step('tests', [*command, f'--junitxml={report}', *sorted(files)], read)]
+    if find_spec('xdist'):  # compiling takes the most of the time
+        command += ['-n', str(min(8, os.cpu_count() or 1))]
+    return [Step('tests', [*command, f'--junitxml={report}', *sorted(files)], read, timed=False)]
 
 
 def digits(args) -> list:
@@ -132,6 +136,8 @@ def digits(args) -> list:
     }
     if args.device == 'cpu':  # where mmengine has no mixed precision
         precisions = {'fp32': ['--cfg-options']}
+    else:
+        precisions['fp16-triton'] = precisions['fp16']
 
     def step(name: str, flags: list) -> Step:
         work_dir = args.out / f'digits-{name}'
@@ -139,8 +145,10 @@ def digits(args) -> list:
         def read() -> dict:
             return last_scalars(work_dir, 0 if args.tiny else DIGITS_BAR)
 
-        command = [sys.executable, 'tools/train.py', DIGITS_CONFIG, '--work-dir', work_dir]
-        return Step(f'digits-{name}', [*command, *flags, *options], read)
+        path = 'triton' if name.endswith('triton') else 'auto'
+        command = ['env', f'SCSA_BACKEND={path}', sys.executable]
+        command += ['tools/train.py', DIGITS_CONFIG, '--work-dir', work_dir]
+        return Step(f'digits-{name}', [*command, *flags, *options], read, timed=False)
 
     return [step(name, flags) for name, flags in precisions.items()]
 
@@ -151,7 +159,7 @@ def last_scalars(work_dir: Path, bar: float) -> dict:
     scalars = [json.loads(line) for line in log.read_text().splitlines()]
     train = [line for line in scalars if 'loss' in line]
     top1 = [line for line in scalars if 'accuracy/top1' in line][-1]['accuracy/top1']
-    figures = dict(top1=top1, loss=train[-1]['loss'], ms=1e3 * train[-1]['time'])
+    figures = dict(top1=top1, loss=train[-1]['loss'])
     if 'memory' in train[-1]:
         figures['peak_bytes'] = train[-1]['memory'] * 2**20
     if not top1 >= bar:
@@ -183,7 +191,7 @@ def imagenet_step(args, config: Path, *flags: str) -> Step:
 def benchmarks(args) -> list:
     """The commands of `make bench-gpu`, one by one."""
     if args.tiny:
-        out = os.path.relpath(args.out / 'bench', ROOT)  # for the table: no path of this machine
+        out = os.path.relpath(args.out / 'module', ROOT)  # for the table: no path of this machine
         lines = [f'{shlex.quote(sys.executable)} tools/analysis/benchmark.py module --device '
                  f'{args.device} --shapes 1x8x14x14 --paths reference eager --repeats 2 '
                  f'--out {shlex.quote(out)}']  # fmt: skip
@@ -191,12 +199,13 @@ def benchmarks(args) -> list:
         make = ['make', '--no-print-directory', '-n', 'bench-gpu', f'BENCH_PYTHON={sys.executable}']
         text = subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         lines = text.replace('\\\n', ' ').splitlines()
-    return [benchmark(args, f'bench-{number}', line) for number, line in enumerate(lines, 1)]
+    return [benchmark(args, line) for line in lines]
 
 
-def benchmark(args, name: str, line: str) -> Step:
+def benchmark(args, line: str) -> Step:
     words = shlex.split(line)
     figures = Path(ROOT, words[words.index('--out') + 1]).with_suffix('.json')
+    name = f'bench-{figures.stem}'
 
     def read() -> dict:
         output = Path(args.out, f'{name}.log').read_text().splitlines()
@@ -206,7 +215,7 @@ def benchmark(args, name: str, line: str) -> Step:
             summary=[text for text in output if '.json' not in text][-SUMMARY:],
         )
 
-    return Step(name, ['bash', '-c', line], read)
+    return Step(name, ['bash', '-c', line], read, timed='accuracy' not in words)
 
 
 # Running them
@@ -267,6 +276,17 @@ def earlier(path: Path, machine: dict) -> list:
     return found['rows'] if same.items() <= found['machine'].items() else []
 
 
+def executed(steps: list, environment: dict, args) -> Iterator[dict]:
+    """The rows of all steps, as they come."""
+    together = [step for step in steps if not step.timed]
+    with ThreadPoolExecutor(len(together) or 1) as pool:
+        for done in as_completed(pool.submit(execute, s, environment, args) for s in together):
+            yield done.result()
+    for step in steps:
+        if step.timed:
+            yield execute(step, environment, args)
+
+
 def execute(step: Step, environment: dict, args) -> dict:
     """Runs a step; returns its row."""
     log, errors = (args.out / f'{step.name}.{end}' for end in ('log', 'err'))
@@ -306,7 +326,7 @@ def verdict(row: dict) -> str:
     if 'passed' in row:
         return f'{row["passed"]} passed, {row["skipped"]} skipped'
     if 'top1' in row:
-        return f'top-1 {row["top1"]:.2f} %, {row["ms"]:.1f} ms a step'
+        return f'top-1 {row["top1"]:.2f} %'
     if 'images_per_second' in row:
         return f'{row["images_per_second"]:.1f} images/s'
     return f'{len(row["rows"])} figures'
