@@ -190,7 +190,7 @@ def test_resume_goes_before_load_from(saved, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: sys.exit(configs.append(cfg)))
     monkeypatch.chdir(ROOT)
     if saved:
-        (tmp_path / 'epoch_1.pth').touch()
+        torch.save({}, tmp_path / 'epoch_1.pth')  # whole, or it is refused
         (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
     (tmp_path / 'other.pth').touch()
     arguments = (
