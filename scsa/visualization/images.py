@@ -98,11 +98,15 @@ def read_image(path: str | Path) -> np.ndarray:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        OSError: It is no image, is cut off, or is of a format that OpenCV cannot read.
+        OSError: It is no image, is cut off or damaged, or is of a format that OpenCV cannot read.
     """
-    with Image.open(path) as image:
-        image.load()  # of a file that is cut off OpenCV gives the upper part
-    bgr = mmcv.imread(str(path))
+    try:
+        with Image.open(path) as image:
+            image.load()  # of a file that is cut off OpenCV gives the upper part
+        bgr = mmcv.imread(str(path))
+    except Exception as error:  # each decoder raises its own: of a damaged PNG a SyntaxError
+        why = ' '.join(str(error).split()) or type(error).__name__
+        raise OSError(why) from error
     if bgr is None:
         raise OSError('a format that OpenCV cannot read')
     return np.ascontiguousarray(bgr[..., ::-1])

@@ -9,7 +9,7 @@ import mmcv
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .images import Images
+from .images import Images, unique_stems
 from .models import LoadedModel
 from .output import save_json
 
@@ -102,14 +102,10 @@ def write(model: LoadedModel, images: Images, out: Path, threshold: float) -> Pa
         The JSON: ``task``, ``classes``, ``skipped``, and ``images``, each with ``image``,
         ``height``, ``width``, ``drawn``, and its prediction.
     """
-    rows, names = [], set()
+    rows, stems = [], unique_stems(images.paths)
     for path, image in images:
         prediction, drawn = predict(model, path, threshold)
-        name = path.stem
-        while name in names:  # a.jpg and a.png, or of two folders
-            name += '_'
-        names.add(name)
-        target = out / 'drawn' / f'{name}.png'
+        target = out / 'drawn' / f'{stems[path]}.png'
         mmcv.imwrite(drawn[..., ::-1], str(target))
         height, width = image.shape[:2]
         row = {'image': path, 'height': height, 'width': width, 'drawn': target.relative_to(out)}

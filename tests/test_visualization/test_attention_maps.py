@@ -99,6 +99,18 @@ def test_the_tool(task, spec, images, tmp_path, in_process, capsys):
     assert expected in capsys.readouterr().out
 
 
+def test_two_images_of_one_name_are_both_kept(spec, images, tmp_path, in_process):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.png').write_bytes((images / 'grey.png').read_bytes())
+    layer, out = 'backbone.layer4.1.attn', tmp_path / 'out'
+    in_process(
+        TOOL, f'{tmp_path}/*/x.png', '--model', spec('classification'), '--layers', layer,
+        '--out-dir', out, '--device', 'cpu',
+    )  # fmt: skip
+    assert len(list(out.glob(f'*/SCSA/{layer}.png'))) == 2
+
+
 def test_refusals(spec, images, monkeypatch, capsys):
     def line(*arguments):
         model = ('--model', spec('classification'), '--device', 'cpu')

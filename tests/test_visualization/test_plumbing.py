@@ -1,6 +1,7 @@
 """What the tools of tools/visualization share: models, images, layers, output."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,6 +96,41 @@ def test_what_cannot_be_read_is_named_skipped_and_counted(images, capsys):
     assert list(alone) == []
     with pytest.raises(UserError, match='none of 1 images could be read'):
         alone.summary()
+
+
+def damaged(png):
+    """PNGs that are damaged behind their header, where each decoder has an error of its own."""
+    data = png.index(b'IDAT')
+    yield png[:data] + b'I?AT' + png[data + 4 :]  # no such kind of chunk
+    yield png[: data + 4] + bytes(16) + png[data + 20 :]  # no packed pixels
+    yield png[: data - 4] + b'\xff' * 4 + png[data:]  # longer than the file
+    yield png[: data - 4] + (99).to_bytes(4, 'big') + png[data:]  # ends among the pixels
+
+
+@pytest.mark.parametrize('number', range(4))
+def test_a_damaged_png_is_an_unreadable_image(number, images, tmp_path, capsys):
+    png = list(damaged((images / 'grey.png').read_bytes()))[number]
+    (tmp_path / 'damaged.png').write_bytes(png)
+    with pytest.raises(OSError):
+        read_image(tmp_path / 'damaged.png')
+    source = Images(tmp_path)
+    assert list(source) == [] and len(source.skipped) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r'skipped .*damaged\.png: \S.*', line)
+
+
+@pytest.mark.parametrize('raised', [SyntaxError('broken PNG file'), ValueError('a\nb'), EOFError()])
+def test_whatever_a_decoder_raises_is_one_line(raised, images, monkeypatch, capsys):
+    """Of what is damaged some versions of Pillow raise other errors than others."""
+
+    def load(self):
+        raise raised
+
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load', load)
+    assert list(Images(images / 'grey.png')) == []
+    (line,) = capsys.readouterr().out.splitlines()
+    why = ' '.join(str(raised).split()) or 'EOFError'
+    assert line.startswith('skipped ') and line.endswith(f'grey.png: {why}')
 
 
 def test_an_image_is_read_as_the_pipelines_do(tmp_path):

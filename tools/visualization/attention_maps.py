@@ -28,16 +28,17 @@ def main() -> None:
 
     from scsa.visualization.attention_figure import draw
     from scsa.visualization.attention_maps import attention_maps, find_attentions, summary
-    from scsa.visualization.images import Images
+    from scsa.visualization.images import Images, unique_stems
 
     images = Images(args.images)
     models = load_models(args.models, args.device)
     layers = {model.name: args.layers or find_attentions(model.model) for model in models}
+    stems = unique_stems(images.paths)
     for path, image in images:
         for model in models:
             inputs = model.prepare(image)[0]
             found = attention_maps(model.model, inputs, layers[model.name])
-            folder = args.out_dir / path.stem / model.name
+            folder = args.out_dir / stems[path] / model.name
             for layer, arrays in found.items():
                 heads = len(arrays.get('attention', [0]))
                 if not 1 <= args.head <= heads:
