@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from ..ops.plain import (
+from .checks import check_input
+from .smsa import GATES
+from .steps import (
     channel_gate,
-    check_input,
     is_exporting,
     pool_windows,
     recombine_windows,
     upcast,
 )
-from .smsa import GATES
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('channel_gate')

@@ -1,16 +1,16 @@
 """SCSA, spatial and channel synergistic attention (arXiv 2407.05128): PCSA after SMSA."""
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import path_for
 from ..ops.function import compute_scsa
-from ..ops.parameters import Options
-from ..ops.plain import check_input
+from .checks import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
+from .steps import Options, Parameters
 
 torch.fx.wrap('check_input')
 
@@ -94,21 +94,8 @@ class SCSA(SMSA, PCSA):
             self.gate_layer == 'softmax',
         )
         conv_d = self.conv_d.weight if self.recombine else None
-        return compute_scsa(options, x, *self.raw_parameters(), conv_d)
-
-    @torch.jit.unused
-    def raw_parameters(self) -> Tuple[Optional[Tensor], ...]:
-        """All parameters but that of ``conv_d``, in the order of the fast paths."""
-        convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
-        norms = (self.norm_h, self.norm_w, self.norm)
-        qkv = (self.q, self.k, self.v)
-        return (
-            *(conv.weight for conv in convs),
-            *(conv.bias for conv in convs),
-            *(parameter for norm in norms for parameter in (norm.weight, norm.bias)),
-            *(conv.weight for conv in qkv),
-            *(conv.bias for conv in qkv),
-        )
+        params = Parameters(*self.spatial_parameters(), *self.channel_parameters(), conv_d)
+        return compute_scsa(options, x, params)
 
     def extra_repr(self) -> str:
         return f'{PCSA.extra_repr(self)}, group_kernel_sizes={self.group_kernel_sizes}'

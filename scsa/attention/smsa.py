@@ -1,19 +1,27 @@
 """SMSA, shareable multi-semantic spatial attention (arXiv 2407.05128, section 3.2)."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from ..ops.parameters import join_kernels
-from ..ops.plain import check_input, gate_pixels, is_exporting
+from .checks import check_input
+from .steps import gate_pixels, is_exporting
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('gate_pixels')
 torch.fx.wrap('join_kernels')
 
 GATES = ('sigmoid', 'softmax')
+
+
+def join_kernels(weights: List[Tensor], sizes: List[int]) -> Tensor:
+    """The four convolutions' (C / 4, 1, k) as one (C, 1, K), with zeros around the shorter."""
+    margins = [(max(sizes) - size) // 2 for size in sizes]
+    return torch.cat(
+        [w if m == 0 else torch.constant_pad_nd(w, [m, m]) for w, m in zip(weights, margins)]
+    )
 
 
 class StripConv(nn.Conv1d):
@@ -94,21 +102,22 @@ class SMSA(nn.Module):
         self.norm_h = nn.GroupNorm(4, dim, **factory)
         self.norm_w = nn.GroupNorm(4, dim, **factory)
 
-    def shared_kernel(self) -> Tuple[Tensor, Tensor]:
-        """The four kernels as one (C, 1, K), zeros around the shorter, and their biases (C)."""
+    def spatial_parameters(self) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What :func:`gate_pixels` takes: the four convolutions as one, and the norms."""
         convs = (self.local_dwc, self.global_dwc_s, self.global_dwc_m, self.global_dwc_l)
         kernel = join_kernels([c.weight for c in convs], list(self.group_kernel_sizes))
-        return kernel, torch.cat([c.bias for c in convs])
+        bias = torch.cat([c.bias for c in convs])
+        norm_h, norm_w = self.norm_h, self.norm_w
+        return kernel, bias, norm_h.weight, norm_h.bias, norm_w.weight, norm_w.bias
 
     def spatial_attention(self, x: Tensor) -> Tensor:
         """SMSA itself: (B, C, H, W) -> (B, C, H, W)."""
         check_input(x, self.dim)
-        kernel, bias = self.shared_kernel()
         unrolled = False
         if not torch.jit.is_scripting():
             unrolled = is_compiling() and not is_exporting()
-        norms = [self.norm_h.weight, self.norm_h.bias, self.norm_w.weight, self.norm_w.bias]
-        return gate_pixels(x, kernel, bias, norms, self.gate_layer == 'softmax', unrolled)
+        softmax = self.gate_layer == 'softmax'
+        return gate_pixels(x, *self.spatial_parameters(), softmax=softmax, unrolled=unrolled)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -9,7 +9,8 @@
 
 The environment variable ``SCSA_BACKEND`` sets the path of a process, :func:`backend` that of a
 block. A module that is compiled, scripted, traced or exported, a tensor subclass and ``torch.func``
-do not ask: they take the plain composition of :mod:`.plain`, and so do second derivatives.
+do not ask: they take the plain composition of :mod:`..attention.steps`, and so do second
+derivatives.
 """
 
 from .dispatch import backend, is_compiling, path_for

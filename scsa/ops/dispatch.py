@@ -2,11 +2,11 @@
 
 import os
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Callable, ContextManager, Iterator, Optional, Tuple, TypeVar
+from typing import Callable, Iterator, Optional, Tuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,23 +57,17 @@ def _known(name: str) -> str:
 
 def path_for(x: Tensor) -> str:
     """The path that was asked for, as far as a map allows one; else ``'plain'``."""
-    if is_compiling() or torch.jit.is_tracing():
+    if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return 'plain'
     # torch.fx passes proxies; fake tensors, functional tensors and others are subclasses.
     if type(x) not in (Tensor, nn.Parameter):
         return 'plain'
-    if torch._C._are_functorch_transforms_active() or _is_traced_by_make_fx():
+    modes = (type(mode).__name__ for mode in _get_current_dispatch_mode_stack())
+    if 'ProxyTorchDispatchMode' in modes:  # make_fx
         return 'plain'
     name = _known(_backend)
     # Elsewhere neither autocast nor the random state can be held fixed in one way for all.
     return 'plain' if name == 'auto' and x.device.type not in ('cpu', 'cuda') else name
-
-
-def _is_traced_by_make_fx() -> bool:
-    if not torch._C._len_torch_dispatch_stack():
-        return False
-    modes = _get_current_dispatch_mode_stack()
-    return any(type(mode).__name__ == 'ProxyTorchDispatchMode' for mode in modes)
 
 
 def passes_for(x: Tensor) -> ModuleType:
@@ -110,19 +104,18 @@ def wants_triton(x: Tensor) -> bool:
     return TRITON_IN_AUTO and x.is_cuda and not _failure
 
 
-def attempt(passes: ModuleType, step: Callable[[ModuleType], Result]) -> Result:
-    """``step(passes)``; again in PyTorch's own operations where the Triton kernels fail.
+def attempt(passes: ModuleType, function: Callable[..., Result], *args) -> Result:
+    """``function(passes, *args)``; again in PyTorch's own operations where the kernels fail.
 
     Raises:
         RuntimeError: The kernels failed, and were asked for by name.
     """
-    if passes is torch_passes:
-        return step(passes)
-    try:
-        return step(passes)
-    except Exception as error:  # compiler, cache, launch, resources
-        _give_up(error)
-        return step(torch_passes)
+    if passes is not torch_passes:
+        try:
+            return function(passes, *args)
+        except Exception as error:  # compiler, cache, launch, resources
+            _give_up(error)
+    return function(torch_passes, *args)
 
 
 def _give_up(error: Exception) -> None:
@@ -171,14 +164,6 @@ def triton_version() -> Tuple[int, ...]:
     return tuple(int(number) for number in triton.__version__.split('.')[:2])
 
 
-def no_autocast(x: Tensor) -> ContextManager:
-    """Outside of autocast on the device of ``x``; where that is off, there is nothing to enter."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if _autocast_is_on(kind) else nullcontext()
-
-
-def _autocast_is_on(kind: str) -> bool:
-    try:
-        return torch.is_autocast_enabled(kind)
-    except TypeError:  # before torch 2.4, when it spoke of CUDA only
-        return torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Outside of autocast on the device of ``x``."""
+    return torch.autocast(x.device.type, enabled=False)

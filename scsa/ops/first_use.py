@@ -10,8 +10,8 @@ from typing import List
 import torch
 from torch import Tensor
 
+from ..attention.steps import Options, Parameters
 from .dispatch import no_autocast
-from .parameters import Options, join
 from .passes import torch as torch_passes
 
 DIM = 16
@@ -44,15 +44,10 @@ def results(passes: ModuleType, device: torch.device, height: int, width: int) -
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    kernels = [draw(DIM // 4, 1, size) for size in (3, 5, 7, 9)]
-    biases = [draw(DIM // 4) for _ in range(4)]
-    norms = [draw(DIM) for _ in range(6)]
-    scales = [draw(DIM, 1, 1, 1) for _ in range(3)]
+    of_channels = [draw(DIM) for _ in range(7)]
+    params = Parameters(draw(DIM, 1, 9), *of_channels, draw(3, DIM, 1), None, None)
     options = Options(DIM, 7, 'avg_pool', 0.0, False)
     x, grad = draw(2, DIM, height, width), draw(2, DIM, height, width)
     with torch.no_grad(), no_autocast(x):  # the first call may come from a training step
-        params = join([*kernels, *biases, *norms, *scales, None, None, None, None], x.dtype)
-        out = torch.empty_like(x)
-        kept = forward(passes, options, x, params, out)
-        grad_x, grad_params = backward(passes, options, grad, x, *kept, params)
-    return [out, grad_x, *(p for p in grad_params if p is not None)]
+        out, *kept, _ = forward(passes, options, x, params)
+        return [out, *backward(passes, options, grad, x, kept, params)[:-2]]

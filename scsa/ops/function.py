@@ -9,207 +9,172 @@ from types import ModuleType
 from typing import Iterator, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import mean_attention, mean_attention_backward
-from .dispatch import attempt, no_autocast, passes_for
-from .gates import (
-    gate_backward,
-    gates_and_normals,
-    sides,
-    strip_gates,
-    strips_backward,
-    strips_of,
+from ..attention.steps import (
+    Options,
+    Parameters,
+    attend,
+    compose,
+    gate_of,
+    queries_keys_values,
+    tokens,
 )
-from .parameters import COUNT, Options, Parameters, join, split
+from .dispatch import attempt, no_autocast, passes_for
 from .passes.torch import accumulation_type, sum_last
-from .plain import compose, gate_of, queries_keys_values, tokens
+from .small import MeanAttention, StripConvolution, group_norm
 
 
-def compute_scsa(options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
+def compute_scsa(options: Options, x: Tensor, params: Parameters) -> Tensor:
     """:class:`SCSAFunction`, or the same with less around it where no gradient is recorded."""
     if torch.is_grad_enabled():
         return SCSAFunction.apply(options, x, *params)
-
-    def step(passes: ModuleType) -> Tensor:
-        x_dense = passes.dense(x)
-        out = torch.empty_like(x_dense)  # what is made in inference mode knows no gradients later
-        with no_autocast(x), torch.inference_mode():
-            forward(passes, options, x_dense, join(params, accumulation_type(x)), out)
-        return out
-
-    return attempt(passes_for(x), step)
+    with no_autocast(x), torch.inference_mode():
+        return attempt(passes_for(x), forward, options, x, params)[0]
 
 
 class SCSAFunction(torch.autograd.Function):
-    """Takes :class:`Options`, X and the parameters one by one, as :func:`.parameters.join` does."""
+    """Takes :class:`Options`, X and :class:`Parameters` one by one."""
 
     @staticmethod
     def forward(ctx, options: Options, x: Tensor, *params: Optional[Tensor]) -> Tensor:
-        ctx.options = options
-        passes = passes_for(x)
-
-        def step(passes: ModuleType):
-            # Here and not before: a step that is done again draws anew.
-            ctx.random_state = random_state(x.device) if options.dropout else None
-            x_dense = passes.dense(x)
-            out = torch.empty_like(x_dense)
-            passes.prepare_backward(x_dense, options.window(x))
-            joined = join(params, accumulation_type(x))
-            return out, forward(passes, options, x_dense, joined, out)
-
+        ctx.options, ctx.passes = options, passes_for(x)
         with no_autocast(x):
-            out, (y, a, strips) = attempt(passes, step)
-        ctx.passes = passes
-        ctx.save_for_backward(x, y, a, *params, *strips)
+            out, *kept = attempt(ctx.passes, forward, options, x, Parameters(*params), True)
+        ctx.save_for_backward(x, *kept, *params)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        x, y, a, *saved = ctx.saved_tensors
-        params, strips = saved[:COUNT], saved[COUNT:]
-        with no_autocast(x), replay(ctx.random_state, x.device):
-            joined = join(params, accumulation_type(x))
+        x, x_h, x_w, y, a, random_state, *params = ctx.saved_tensors
+        with no_autocast(x), replay(random_state, x):
             if torch.is_grad_enabled():  # create_graph=True: this gradient will be differentiated
+                joined = Parameters(*params).to(accumulation_type(x))
                 out = compose(ctx.options, x, joined)
                 return (None, *gradients(out, [x, *params], grad, create_graph=True))
-
-            def step(passes: ModuleType):
-                return backward(passes, ctx.options, grad, passes.dense(x), y, a, strips, joined)
-
-            grad_x, grad_joined = attempt(ctx.passes, step)
-            return (None, grad_x, *split(grad_joined, params))
+            kept = (x_h, x_w, y, a)
+            return (None, *attempt(ctx.passes, backward, ctx.options, grad, x, kept, params))
 
 
 def forward(
-    passes: ModuleType, options: Options, x: Tensor, params: Parameters, out: Tensor
-) -> Tuple:
-    """Fills ``out``; the tokens if they are averages, what they attend to, and the strips."""
-    strips = strips_of(*passes.strips(x))
-    a_h, a_w = sides(strip_gates(strips, *params.spatial, options.softmax))
-    window = options.window(x)
+    passes: ModuleType, options: Options, x: Tensor, params: Parameters, recorded: bool = False
+) -> Tuple[Optional[Tensor], ...]:
+    """The output and what the gradient takes, which is prepared if one is ``recorded``.
+
+    That are the strips, the tokens if they are averages, what they attend to, and the random state.
+    """
+    x, params, window = passes.dense(x), params.to(accumulation_type(x)), options.window(x)
+    if recorded:
+        passes.prepare_backward(x, window)
+    random_state = generator_of(x).get_state() if recorded and options.dropout else None
+    with torch.inference_mode(False):  # for what is made in it knows no gradients later
+        out = torch.empty_like(x)
+    x_h, x_w = passes.strips(x)
+    a_h, a_w = strip_gates(x_h, x_w, params, options.softmax)
     if window:
         y = passes.tokens(x, a_h, a_w, window)  # (B, C, rows, cols)
     else:
         y = tokens(passes.apply(x, a_h, a_w, out), options, params.conv_d)
-    q, k, v = attention_inputs(y, *params.channel, options.head_dim)
-    a = attend(q, k, v, options.dropout)  # (B heads, d)
-    c = gate_of(a.view(x.shape[:2]), options.softmax)  # (B, C)
+    c, a = channel_gates(y, params, options)
     passes.apply(x, a_h, a_w * c.unsqueeze(2), out)
-    return y if window else None, a, strips
+    return out, x_h, x_w, y if window else None, a, random_state
 
 
 def backward(
-    passes: ModuleType,
-    options: Options,
-    grad: Tensor,
-    x: Tensor,
-    y: Optional[Tensor],
-    a: Tensor,
-    strips: List[Tensor],
-    params: Parameters,
-) -> Tuple[Tensor, Parameters]:
-    """The gradients of X and of the parameters, as plain tensors."""
-    gates = gates_and_normals(strips, *params.spatial, options.softmax)
-    a_h, a_w = sides([strip.gate for strip in gates])
-    window = options.window(x)
+    passes: ModuleType, options: Options, grad: Tensor, x: Tensor, kept: tuple, params: Parameters
+) -> List[Optional[Tensor]]:
+    """The gradients of X and of the parameters, given what :func:`forward` kept.
+
+    The small tensors are computed again, and their gradients are PyTorch's.
+    """
+    x, window = passes.dense(x), options.window(x)
+    x_h, x_w, y, a, *params = (leaf(t) for t in (*kept, *params))
+    with torch.enable_grad():
+        joined = Parameters(*params).to(accumulation_type(x))
+        gates = strip_gates(x_h, x_w, joined, options.softmax)
+    a_h, a_w = (gate.detach() for gate in gates)
     s_h, s_w, r_h, r_w = passes.products(x, grad, a_h, a_w, window)
 
     # Out = X_s c, where c is a function of the tokens of X_s
-    grad_c = (s_h * a_h).sum(2)
-    source = y if window else passes.apply(x, a_h, a_w, torch.empty_like(x))
-    c, grad_source, grad_channel = channel_backward(options, source, a, grad_c, params)
+    source = y if window else leaf(passes.apply(x, a_h, a_w, torch.empty_like(x)))
+    with torch.enable_grad():
+        y = y if window else tokens(source, options, joined.conv_d)
+        c, _ = channel_gates(y, joined, options, a.detach())
+    grad_source, *grad_channel = gradients(c, [source, *params[6:]], (s_h * a_h).sum(2))
+    c = c.detach()
     if window:
-        grad_y = grad_source / (window[0] * window[1])
-        grad_a_h, grad_a_w = tokens_backward(grad_y, r_h, r_w, window)
-        grad_a_h = grad_a_h.addcmul_(s_h, c.unsqueeze(2))
-        grad_a_w = grad_a_w.addcmul_(s_w, c.unsqueeze(2))
-    else:  # of X_s
-        grad, grad_y = grad_source.addcmul_(grad, c.to(x.dtype)[:, :, None, None]), None
-        grad_a_h, grad_a_w, _, _ = passes.products(x, grad, a_h, a_w, None)
-        c = None
+        grad_y, grad_a_h, grad_a_w = tokens_backward(grad_source, r_h, r_w, window)
+    else:  # each pixel of X_s gets its own
+        grad_y = grad_source
+        grad_a_h, grad_a_w, _, _ = passes.products(x, grad_y, a_h, a_w, None)
+    grad_a_h = grad_a_h.addcmul_(s_h, c.unsqueeze(2))
+    grad_a_w = grad_a_w.addcmul_(s_w, c.unsqueeze(2))
 
     # X_s = X a_h a_w, where the gates are functions of the strips of X
-    grad_strips, *grad_spatial = strips_backward(
-        strips, gates, strips_of(grad_a_h, grad_a_w), params.kernel, params.strip_weight,
-        options.softmax,
-    )  # fmt: skip
-    grad_h, grad_w = sides(grad_strips)
-    grad_x = passes.map_backward(
-        grad, a_h, a_w, c, grad_y, window, grad_h / x.size(3), grad_w / x.size(2), x
-    )
-    return grad_x, Parameters(*grad_spatial, *grad_channel)
+    grad_h, grad_w, *grad_spatial = gradients(gates, [x_h, x_w, *params[:6]], [grad_a_h, grad_a_w])
+    grad_h, grad_w, height = grad_h / x.size(3), grad_w / x.size(2), window[0] if window else 1
+    grad_x = passes.map_backward(grad, a_h, a_w, c, grad_y, height, grad_h, grad_w, x)
+    return [grad_x, *grad_spatial, *grad_channel]
 
 
-def channel_backward(
-    options: Options, source: Tensor, a: Tensor, grad_c: Tensor, params: Parameters
-) -> Tuple[Tensor, Tensor, List[Optional[Tensor]]]:
-    """From the gradient of the channel gates c to that of what they come from.
+def leaf(t: Optional[Tensor]) -> Optional[Tensor]:
+    """A tensor whose gradient is asked for, without its history."""
+    return t if t is None else t.detach().requires_grad_()
 
-    Args:
-        options: What the module computes.
-        source: The tokens where they are averages, else X_s.
-        a: What the tokens attend to.
-        grad_c: (B, C).
-        params: The joined parameters.
 
-    Returns:
-        The gates (B, C), the gradient of ``source`` and those of the channel parameters.
-    """
-    channel = [p if p is None else p.detach().requires_grad_() for p in params[4:]]
-    with torch.enable_grad():
-        source = source.detach().requires_grad_()
-        y = source if options.averages else tokens(source, options, channel[4])
-        q, k, v = attention_inputs(y, *channel[:4], options.head_dim)
-        a = attend(q, k, v, options.dropout) if options.dropout else a
-        c = gate_of(a.view(grad_c.shape), options.softmax)
-    to, grad_to = [c], [grad_c]
-    if not options.dropout:
-        grad_a = gate_backward(grad_c, c, 1, options.softmax).view(a.shape)
-        to, grad_to = (
-            [q, k, v],
-            mean_attention_backward(*(t.detach() for t in (q, k, v)), a, grad_a),
-        )
-    grad_source, *grad_channel = gradients(to, [source, *channel], grad_to)
-    return c.detach(), grad_source, grad_channel
+def strip_gates(
+    x_h: Tensor, x_w: Tensor, params: Parameters, softmax: bool
+) -> Tuple[Tensor, Tensor]:
+    """The means of the rows (B, C, H) and of the columns (B, C, W) to their gates."""
+    strips = [x_h, x_w] if x_h.shape != x_w.shape else [torch.cat([x_h, x_w])]
+    convolved = [StripConvolution.apply(strip, params.kernel, params.bias) for strip in strips]
+    u_h, u_w = convolved if len(convolved) == 2 else convolved[0].chunk(2)
+    z_h = group_norm(u_h, params.weight_h, params.bias_h)
+    z_w = group_norm(u_w, params.weight_w, params.bias_w)
+    return gate_of(z_h, 2, softmax), gate_of(z_w, 2, softmax)
+
+
+def channel_gates(
+    y: Tensor, params: Parameters, options: Options, a: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor]:
+    """Tokens to the gates of the channels (B, C) and to what they attend to, if not known yet."""
+    q, k, v = queries_keys_values(y, *params.channel, options.head_dim)
+    if options.dropout:
+        a = attend(q, k, v, options.dropout, fused=False)
+    else:
+        q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
+        v = sum_last(v, 1 / v.size(2))
+        a = MeanAttention.apply(q * options.head_dim**-0.5, k, v, a)
+    return gate_of(a.view(y.shape[:2]), 1, options.softmax), a
 
 
 def tokens_backward(
     grad_y: Tensor, r_h: Tensor, r_w: Tensor, window: Tuple[int, int]
-) -> Tuple[Tensor, Tensor]:
-    """What the tokens give back to the gates of the rows (B, C, H) and of the columns (B, C, W).
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """What the tokens give back to the map and to the gates of its rows and columns.
 
     With r_h (B, C, H, cols), the sum of x a_w over the columns of a window, a row gate gets the sum
     of r_h grad_y over its windows; likewise with r_w (B, C, rows, W) a column gate.
 
     Args:
-        grad_y: (B, C, rows, cols), the gradient of a token over the pixels of its window.
+        grad_y: (B, C, rows, cols), the gradient of the tokens.
         r_h: (B, C, H, cols), see :func:`.passes.torch.products`.
         r_w: (B, C, rows, W).
         window: Height and width of a window.
+
+    Returns:
+        The gradients of a pixel of a column in a row of windows (B, C, rows, W), of the gates of
+        the rows (B, C, H) and of those of the columns (B, C, W); zero outside of the windows.
     """
-    (rows, cols), (height, width) = grad_y.shape[2:], window
+    rows, height = grad_y.size(2), window[0]
+    grad_y = grad_y / (window[0] * window[1])
     of_rows = r_h.narrow(2, 0, rows * height).unflatten(2, [rows, height])
-    of_cols = r_w.narrow(3, 0, cols * width).unflatten(3, [cols, width])
     grad_h = (of_rows * grad_y.unsqueeze(3)).sum(4).flatten(2)
-    grad_w = (of_cols * grad_y.unsqueeze(4)).sum(2).flatten(2)
-    # The rows and columns behind the last window get nothing.
-    pad = torch.nn.functional.pad
-    grad_h = pad(grad_h, [0, r_h.size(2) - rows * height])
-    return grad_h, pad(grad_w, [0, r_w.size(3) - cols * width])
-
-
-def attention_inputs(y: Tensor, *params) -> Tuple[Tensor, Tensor, Tensor]:
-    """Tokens to what :func:`mean_attention` takes, the scale and the mean included."""
-    q, k, v = (t.flatten(0, 1) for t in queries_keys_values(y, *params))  # (B heads, d, N)
-    return q * q.size(1) ** -0.5, k, sum_last(v, 1 / v.size(2))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    if not dropout:
-        return mean_attention(q, k, v)
-    attn = torch.nn.functional.dropout((q @ k.transpose(1, 2)).softmax(2), dropout)
-    return (attn @ v.unsqueeze(2)).squeeze(2)
+    grad_h = F.pad(grad_h, [0, r_h.size(2) - rows * height])
+    grad_y = grad_y.repeat_interleave(window[1], 3)
+    grad_y = F.pad(grad_y, [0, r_w.size(3) - grad_y.size(3)])
+    return grad_y, grad_h, (r_w * grad_y).sum(2)
 
 
 def gradients(outputs, inputs, grad_outputs, **kwargs) -> List[Optional[Tensor]]:
@@ -219,19 +184,21 @@ def gradients(outputs, inputs, grad_outputs, **kwargs) -> List[Optional[Tensor]]
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 
-def random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == 'cuda' else torch.get_rng_state()
+def generator_of(x: Tensor) -> torch.Generator:
+    """What draws on the device of a tensor."""
+    return torch.cuda.default_generators[x.get_device()] if x.is_cuda else torch.default_generator
 
 
 @contextmanager
-def replay(state: Optional[Tensor], device: torch.device) -> Iterator[None]:
+def replay(state: Optional[Tensor], x: Tensor) -> Iterator[None]:
     """Draw the same dropout once more, and leave the random state as it was."""
     if state is None:
         yield
         return
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        if device.type == 'cuda':
-            torch.cuda.set_rng_state(state, device)
-        else:
-            torch.set_rng_state(state)
+    generator = generator_of(x)
+    before = generator.get_state()
+    generator.set_state(state)
+    try:
         yield
+    finally:
+        generator.set_state(before)

@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from scsa.ops.parameters import Options
+from scsa.attention.steps import Options
 
 kernels = importlib.import_module('scsa.ops.passes.triton')
 
@@ -64,11 +64,10 @@ class Compiler:
         self.found = {}  # what was compiled, by its hash
         self.failed = []  # what was not, with the error
 
-    def run(self, kernel, cut, *args, **constants):
+    def run(self, kernel, cut, *tensors, **sizes):
+        arguments = dict(**cut.sizes, **sizes, **cut.constants)
         try:
-            compiled = kernel.warmup(
-                *args, cut.splits, grid=(cut.programs,), **constants, **cut.constants
-            )
+            compiled = kernel.warmup(*tensors, grid=(cut.programs,), **arguments)
         except Exception as error:  # a compiler raises whatever it likes
             self.failed.append((kernel, cut, f'{type(error).__name__}: {error}'))
         else:
@@ -86,6 +85,9 @@ def every_launch(x, window):
     kernels.backward_passes(x, window)
 
 
+_resources = {}  # by the hash of a kernel: many launches are of one
+
+
 def facts(kernel, cut, compiled, code):
     """What a kernel uses, read from the assembler's text and from the machine code."""
     loads = [
@@ -95,9 +97,11 @@ def facts(kernel, cut, compiled, code):
         )
     ]
     metadata = compiled.metadata
+    if compiled.hash not in _resources:
+        _resources[compiled.hash] = resources(compiled, code)
     return dict(
         **name_of(kernel, cut), warps=metadata.num_warps, shared=metadata.shared, loads=loads,
-        **resources(compiled, code),
+        **_resources[compiled.hash],
     )  # fmt: skip
 
 

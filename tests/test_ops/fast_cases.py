@@ -54,8 +54,8 @@ def output_and_gradients(function, module, x):
     module.zero_grad(set_to_none=True)
     out = function(x)
     generator = torch.Generator().manual_seed(out.numel())
-    d_out = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    out.backward(d_out.to(out))
+    grad_out = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    out.backward(grad_out.to(out))
     return [out.detach(), x.grad, *(p.grad for p in module.parameters())]
 
 

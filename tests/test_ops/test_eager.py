@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from scsa.attention import SCSA, scsa_reference
 from scsa.benchmark.timing import bytes_kept
-from scsa.ops import attention
+from scsa.ops import small
 from scsa.ops.function import SCSAFunction
-from scsa.ops.gates import kernel_backward
+from scsa.ops.small import kernel_backward
 
 CHANNELS_LAST = torch.channels_last
 
@@ -138,13 +138,13 @@ class FullSizeCopies(TorchDispatchMode):
 def test_copies_no_map_and_keeps_its_layout(layout, mode):
     module = SCSA(16, down_sample_mode=mode)
     x = torch.randn(2, 16, 28, 30).contiguous(memory_format=layout)
-    d_out = torch.randn_like(x)
+    grad_out = torch.randn_like(x)
     x.requires_grad_()
     with FullSizeCopies(x.numel()) as copies:
         out = module(x)
-        (d_x,) = torch.autograd.grad(out, x, d_out)
+        (grad_x,) = torch.autograd.grad(out, x, grad_out)
     assert copies.found == []
-    assert out.is_contiguous(memory_format=layout) and d_x.is_contiguous(memory_format=layout)
+    assert out.is_contiguous(memory_format=layout) and grad_x.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize('mode', ['avg_pool', 'max_pool', 'recombination'])
@@ -326,7 +326,7 @@ def test_a_map_changed_before_the_backward_pass_is_noticed():
 @pytest.mark.parametrize('name, value', [('MANY', 16), ('IN_CACHE', 600)])
 def test_the_attention_of_many_channels(name, value, window_size, monkeypatch):
     """In one kernel, and some matrices at a time: 600 values hold two of 16 x 16, not three."""
-    monkeypatch.setattr(attention, name, value)
+    monkeypatch.setattr(small, name, value)
     module = SCSA(32, head_num=2, window_size=window_size).double()
     x = torch.randn(3, 32, 14, 11, dtype=torch.float64)
     with Matrices(16) as matrices:
@@ -339,8 +339,8 @@ def test_the_attention_of_many_channels(name, value, window_size, monkeypatch):
 def test_the_kernel_gradient_of_long_and_short_strips():
     """Strips longer than the batch times the kernel take PyTorch's own function."""
     for batch, length in ((5, 12), (1, 12)):
-        strip, d_u = torch.randn(2, batch, 3, length, dtype=torch.float64)
+        strip, grad_u = torch.randn(2, batch, 3, length, dtype=torch.float64)
         kernel = torch.zeros(3, 1, 5, dtype=torch.float64, requires_grad=True)
         u = torch.nn.functional.conv1d(strip, kernel, padding=2, groups=3)
-        (expected,) = torch.autograd.grad(u, kernel, d_u)
-        torch.testing.assert_close(kernel_backward(strip, d_u, 5), expected)
+        (expected,) = torch.autograd.grad(u, kernel, grad_u)
+        torch.testing.assert_close(kernel_backward(strip, grad_u, 5), expected)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scsa.ops.passes.torch import gated_sum, row_indices, sum_columns, sum_last, sum_rows
+from scsa.ops.passes import torch as torch_passes
+from scsa.ops.passes.torch import gated_sum, sum_columns, sum_last, sum_rows, sums_bags
 
 KINDS = {
     'float32': lambda x: x.float(),
@@ -27,22 +28,26 @@ def close(found, expected, x):
 
 def test_only_float32_without_gaps_is_summed_as_bags(x):
     bags = x.dtype == torch.float32 and x.is_contiguous()
-    assert (row_indices(x) is not None) == bags
-    assert row_indices(x[:0]) is None
+    assert sums_bags(x) == bags
+    assert not sums_bags(x[:0])
 
 
 @pytest.mark.parametrize('height', [1, 4, 7, 14])
-def test_sum_rows(x, height):
-    expected = x.double().unfold(2, height, height).sum(4)
-    close(sum_rows(x, height, row_indices(x)), expected, x)
-    close(sum_rows(x, height), expected, x)
+@pytest.mark.parametrize('bags', [True, False])
+def test_sum_rows(x, height, bags, monkeypatch):
+    if not bags:
+        monkeypatch.setattr(torch_passes, 'sums_bags', lambda x: False)
+    close(sum_rows(x, height), x.double().unfold(2, height, height).sum(4), x)
 
 
 @pytest.mark.parametrize('height', [1, 4, 7, 14])
-def test_sum_of_gated_rows(height):
+@pytest.mark.parametrize('bags', [True, False])
+def test_sum_of_gated_rows(height, bags, monkeypatch):
+    if not bags:
+        monkeypatch.setattr(torch_passes, 'sums_bags', lambda x: False)
     x, gate = torch.randn(2, 3, 14, 40), torch.rand(2, 6, 14).chunk(2, 1)[1]
     expected = (x * gate.unsqueeze(3)).double().unfold(2, height, height).sum(4)
-    close(sum_rows(x, height, row_indices(x), gate), expected, x)
+    close(sum_rows(x, height, gate), expected, x)
 
 
 @pytest.mark.parametrize('width', [1, 7, 9, 33, 40])

@@ -36,7 +36,7 @@ def test_rows_split_among_programs(monkeypatch, layout):
     monkeypatch.setattr(triton_passes, 'PROGRAMS', 40)
     torch.manual_seed(0)
     x = torch.randn(1, 8, 31, 10).contiguous(memory_format=layout)
-    assert triton_passes.launch(x, 7).splits > 1
+    assert triton_passes.launch(x, 7).sizes['splits'] > 1
     check(SCSA(8), x)
 
 
@@ -186,12 +186,12 @@ def test_dropout_draws_anew_and_its_gradient_fits():
 
     assert torch.equal(seeded(x), seeded(x))
     assert not torch.equal(seeded(x), by_triton(module)(x))
-    d_out = torch.randn(x.shape, dtype=torch.float64).to(x)
+    grad_out = torch.randn(x.shape, dtype=torch.float64).to(x)
     x.requires_grad_()
-    (gradient,) = torch.autograd.grad(seeded(x), x, d_out)
+    (gradient,) = torch.autograd.grad(seeded(x), x, grad_out)
     step = 1e-2 * torch.randn_like(x)
     with torch.no_grad():
-        rise = ((seeded(x + step) - seeded(x - step)) / 2 * d_out).sum().item()
+        rise = ((seeded(x + step) - seeded(x - step)) / 2 * grad_out).sum().item()
     assert rise == pytest.approx((gradient * step).sum().item(), rel=2e-2)
     assert torch.equal(by_triton(module.eval())(x), by_triton(module)(x))
 

@@ -28,8 +28,8 @@ SHORT = 32  # pixels of a row
 
 def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
     """The means over W (B, C, H) and over H (B, C, W)."""
-    x_w = sum_rows(x, x.size(2), row_indices(x)).squeeze(2)
-    return sum_last(x, 1 / x.size(3)), x_w * (1 / x.size(2))
+    x_w = sum_rows(x, x.size(2)).squeeze(2) * (1 / x.size(2))
+    return sum_last(x, 1 / x.size(3)), x_w
 
 
 def tokens(x: Tensor, a_h: Tensor, a_w: Tensor, window: Tuple[int, int]) -> Tensor:
@@ -37,7 +37,7 @@ def tokens(x: Tensor, a_h: Tensor, a_w: Tensor, window: Tuple[int, int]) -> Tens
 
     The gates of the columns do not matter to a sum of rows, so they are applied after it.
     """
-    y = sum_gated_rows(x, window[0], a_h).mul_(a_w.unsqueeze(2))
+    y = sum_rows(x, window[0], a_h).mul_(a_w.unsqueeze(2))
     return sum_columns(y, window[1], 1 / (window[0] * window[1]))
 
 
@@ -69,16 +69,16 @@ def products(
     if window is None:
         return s_h, s_w, None, None
     r_h = sum_columns(torch.mul(x, gate_w, out=product), window[1], 1.0)
-    return s_h, s_w, r_h, sum_gated_rows(x, window[0], a_h)
+    return s_h, s_w, r_h, sum_rows(x, window[0], a_h)
 
 
 def map_backward(
     grad: Tensor,
     a_h: Tensor,
     a_w: Tensor,
-    gate: Optional[Tensor],
-    grad_y: Optional[Tensor],
-    window: Optional[Tuple[int, int]],
+    gate: Tensor,
+    grad_y: Tensor,
+    height: int,
     grad_h: Tensor,
     grad_w: Tensor,
     x: Tensor,
@@ -86,53 +86,30 @@ def map_backward(
     """The gradient of x.
 
     Args:
-        grad: (B, C, H, W), of out; of X_s where ``gate`` is None.
+        grad: (B, C, H, W), of out.
         a_h: (B, C, H).
         a_w: (B, C, W).
         gate: (B, C), c.
-        grad_y: (B, C, rows, cols), what each pixel of a window gets, or None.
-        window: Height and width of a window, or None.
+        grad_y: (B, C, H // height, W), what ``height`` rows get from the tokens, each alike.
+        height: Rows of a window.
         grad_h: (B, C, H), what each pixel of a row gets.
         grad_w: (B, C, W), likewise.
         x: (B, C, H, W), for its type and layout only.
     """
     grad_x = torch.empty_like(x)
-    if gate is None:
-        torch.mul(grad, match(a_h.unsqueeze(3), x), out=grad_x)
-    else:
-        gate = gate.to(x.dtype)[:, :, None, None]
-        if grad_y is None:
-            torch.mul(grad, gate, out=grad_x)
-        else:
-            avg_pool_backward(grad_y, window, grad, gate, out=grad_x)
-        grad_x *= match(a_h.unsqueeze(3), x)
+    gate, used = gate.to(x.dtype)[:, :, None, None], grad_y.size(2) * height
+
+    def windows(x: Tensor) -> Tensor:
+        return x.narrow(2, 0, used).unflatten(2, [-1, height])
+
+    grad_y = match(grad_y, x).unsqueeze(3)
+    torch.addcmul(grad_y, windows(grad), gate.unsqueeze(4), out=windows(grad_x))
+    if used < x.size(2):
+        torch.mul(grad[:, :, used:], gate, out=grad_x[:, :, used:])
+    grad_x *= match(a_h.unsqueeze(3), x)
     torch.addcmul(match(grad_h.unsqueeze(3), x), grad_x, match(a_w.unsqueeze(2), x), out=grad_x)
     grad_x += match(grad_w.unsqueeze(2), x)
     return grad_x
-
-
-def avg_pool_backward(
-    grad_y: Tensor, window: Tuple[int, int], grad: Tensor, gate: Tensor, out: Tensor
-) -> None:
-    """Fills ``out`` with grad c plus what the average of each window gives back to its pixels."""
-    height, width = window
-    rows, cols = grad_y.size(2), grad_y.size(3)
-    if (rows * height, cols * width) != tuple(out.shape[2:]):  # some pixels are in no window
-        torch.mul(grad, gate, out=out)
-
-    def inside(x: Tensor) -> Tensor:
-        return x.narrow(2, 0, rows * height).narrow(3, 0, cols * width).unflatten(2, [rows, height])
-
-    grad_y = match(grad_y.repeat_interleave(width, 3), out)  # a value a column
-    torch.addcmul(grad_y.unsqueeze(3), inside(grad), gate.unsqueeze(4), out=inside(out))
-
-
-def sum_gated_rows(x: Tensor, height: int, gate: Tensor) -> Tensor:
-    """The sum of each ``height`` rows of x, each row gated by (B, C, H): (B, C, rows, W)."""
-    indices = row_indices(x)
-    if indices is None:
-        return sum_rows(x * match(gate.unsqueeze(3), x), height)
-    return sum_rows(x, height, indices, gate)
 
 
 def sum_last(x: Tensor, scale: float = 1.0) -> Tensor:
@@ -150,16 +127,13 @@ def sum_columns(x: Tensor, width: int, scale: float) -> Tensor:
     return sum_last(x.reshape(*x.shape[:3], count, width), scale)
 
 
-def sum_rows(
-    x: Tensor, height: int, indices: Optional[Tensor] = None, gate: Optional[Tensor] = None
-) -> Tensor:
+def sum_rows(x: Tensor, height: int, gate: Optional[Tensor] = None) -> Tensor:
     """The sum of each ``height`` rows; those that are left over are left out.
 
     Args:
         x: (B, C, H, W).
         height: From 1 to H.
-        indices: What :func:`row_indices` gave for this map.
-        gate: (B, C, H), what each row is multiplied with first; only with ``indices``.
+        gate: (B, C, H), what each row is multiplied with first.
 
     Returns:
         (B, C, H // height, W), in the type of :func:`accumulation_type`.
@@ -167,27 +141,27 @@ def sum_rows(
     batch, channels, rows, width = x.shape
     count = rows // height
     used = count * height
-    if indices is None:
+    if not sums_bags(x):
+        x = x if gate is None else x * match(gate.unsqueeze(3), x)
         return x.narrow(2, 0, used).unflatten(2, [count, height]).sum(3, dtype=accumulation_type(x))
+    indices = torch.arange(batch * channels * rows, dtype=torch.int32, device=x.device)
     if used < rows:
         indices = indices.view(-1, rows).narrow(1, 0, used).flatten()
         gate = None if gate is None else gate.narrow(2, 0, used)
-    starts = torch.arange(0, indices.numel(), height, dtype=indices.dtype, device=indices.device)
+    starts = torch.arange(0, indices.numel(), height, dtype=torch.int32, device=x.device)
     weights = None if gate is None else gate.reshape(-1)
     sums, *_ = torch.embedding_bag(x.view(-1, width), indices, starts, False, 0, False, weights)
     return sums.view(batch, channels, count, width)
 
 
-def row_indices(x: Tensor) -> Optional[Tensor]:
-    """All rows of all channels, counted, if they are to be summed as bags of embeddings.
+def sums_bags(x: Tensor) -> bool:
+    """Whether rows are to be summed as bags of embeddings.
 
-    The rows are then the entries of a table, and those of a window a bag of weighted entries. On a
-    CPU the sum of a bag takes a third of the time of a product and a sum over the dimension, and
-    nothing is written but the sums.
+    The rows of all channels are then the entries of a table, and those of a window a bag of
+    weighted entries. On a CPU the sum of a bag takes a third of the time of a product and a sum
+    over the dimension, and nothing is written but the sums.
     """
-    if x.is_cuda or x.dtype != torch.float32 or not x.is_contiguous() or not x.numel():
-        return None
-    return torch.arange(x.numel() // x.size(3), dtype=torch.int32, device=x.device)
+    return not x.is_cuda and x.dtype == torch.float32 and x.is_contiguous() and x.numel() > 0
 
 
 def gated_sum(x: Tensor, gate: Tensor) -> Tensor:

@@ -1,17 +1,37 @@
 """The steps of the attention as functions of tensors: what the modules and all fast paths share.
 
 ``torch.fx`` keeps each as one node (``torch.fx.wrap`` in the files that call them). Where control
-flow depends on a size there is a form without a branch beside it, for ``torch.jit.trace`` and for
+flow depends on a size there is also a form without a branch, for ``torch.jit.trace`` and for
 the ONNX exporter that is built on it: a traced module then runs at any other size.
 """
 
-from typing import List, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import Options, Parameters
+
+class Options(NamedTuple):
+    """What a module computes, beside its parameters."""
+
+    head_dim: int  # channels of a head
+    window_size: int
+    mode: str
+    dropout: float  # 0 outside training
+    softmax: bool
+
+    def window(self, x: Tensor) -> Optional[Tuple[int, int]]:
+        """Height and width of a window of ``x`` in pixels; None where windows are not averaged.
+
+        Averages of windows are sums of rows and of columns.
+        """
+        if self.mode != 'avg_pool' and self.window_size != -1:
+            return None
+        height, width = x.size(2), x.size(3)
+        size = max(height, width) if self.window_size == -1 else self.window_size
+        return min(size, height), min(size, width)
+
 
 
 def is_exporting() -> bool:
@@ -20,28 +40,34 @@ def is_exporting() -> bool:
     return getattr(torch.compiler, '_is_exporting_flag', False)
 
 
-def check_input(x: Tensor, dim: int) -> None:
-    """Refuse what is not a (B, dim, H, W) map of real numbers with at least one pixel.
+class Parameters(NamedTuple):
+    """The parameters of a module, joined where one operation takes several."""
 
-    Raises:
-        ValueError: on another rank, type or number of channels, or an empty map.
-    """
-    if torch.jit.is_tracing():  # the sizes are recorded tensors here: a branch would be frozen
-        return
-    if x.dim() != 4:
-        raise ValueError(
-            f'SCSA takes a feature map (B, C, H, W), got a tensor of {x.dim()} dimensions; '
-            'lay tokens out as a map first'
-        )
-    if x.size(1) != dim:
-        raise ValueError(
-            f'SCSA was built for dim={dim} channels, got a map of {x.size(1)} channels; '
-            'pass the channels of the map as dim'
-        )
-    if not x.is_floating_point():
-        raise ValueError(f'SCSA takes a map of floating-point numbers, got {x.dtype}')
-    if x.size(2) == 0 or x.size(3) == 0:
-        raise ValueError(f'SCSA needs at least one pixel, got a map of {x.size(2)}x{x.size(3)}')
+    kernel: Tensor  # (C, 1, K), of all convolutions
+    bias: Tensor  # (C)
+    weight_h: Tensor  # (C), of norm_h
+    bias_h: Tensor
+    weight_w: Tensor  # (C), of norm_w
+    bias_w: Tensor
+    norm_weight: Tensor  # (C), of norm
+    norm_bias: Tensor
+    scale: Tensor  # (3, C, 1), of q, k and v
+    shift: Optional[Tensor]
+    conv_d: Optional[Tensor]
+
+    @property
+    def spatial(self) -> Tuple[Tensor, ...]:
+        """Those that make the gates of the rows and of the columns."""
+        return self[:6]
+
+    @property
+    def channel(self) -> Tuple[Optional[Tensor], ...]:
+        """Those that make queries, keys and values of the tokens."""
+        return self[6:10]
+
+    def to(self, dtype: torch.dtype) -> 'Parameters':
+        """The same in another type."""
+        return Parameters(*(p if p is None else p.to(dtype) for p in self))
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -49,10 +75,10 @@ def upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
-def convolve(strips: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
+def convolve(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
     """(B, C, L) by a depthwise (C, 1, K), K odd, to (B, C, L)."""
-    rows, kernel = strips.unsqueeze(2), kernel.unsqueeze(2).to(strips.dtype)
-    bias = None if bias is None else bias.to(strips.dtype)
+    rows, kernel = strip.unsqueeze(2), kernel.unsqueeze(2).to(strip.dtype)
+    bias = None if bias is None else bias.to(strip.dtype)
     if not rows.is_cuda:  # of some short strips the CPU's library takes 30 times as long else
         rows = rows.contiguous(memory_format=torch.channels_last)
     return F.conv2d(rows, kernel, bias, 1, [0, kernel.size(3) // 2], 1, kernel.size(0)).squeeze(2)
@@ -93,14 +119,22 @@ def convolve_strips(
 def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool) -> Tensor:
     """A convolved strip (B, C, L) to its gate, a sigmoid or a softmax along the strip."""
     u = F.group_norm(u, 4, norm_weight.to(u.dtype), norm_bias.to(u.dtype))
-    return u.softmax(2) if softmax else u.sigmoid()
+    return gate_of(u, 2, softmax)
+
+
+def gate_of(z: Tensor, dim: int, softmax: bool) -> Tensor:
+    """A sigmoid, or a softmax over a dimension."""
+    return z.softmax(dim) if softmax else z.sigmoid()
 
 
 def gate_pixels(
     x: Tensor,
     kernel: Tensor,
     bias: Tensor,
-    norms: List[Tensor],
+    weight_h: Tensor,
+    bias_h: Tensor,
+    weight_w: Tensor,
+    bias_w: Tensor,
     softmax: bool,
     unrolled: bool = False,
 ) -> Tensor:
@@ -110,14 +144,17 @@ def gate_pixels(
         x: (B, C, H, W).
         kernel: (C, 1, K), see :func:`convolve_strips`.
         bias: (C).
-        norms: Weight and bias (C) of the norm of the rows, then of that of the columns.
+        weight_h: (C), of the norm of the rows.
+        bias_h: (C), likewise.
+        weight_w: (C), of the norm of the columns.
+        bias_w: (C), likewise.
         softmax: Whether a gate is a softmax along the strip rather than a sigmoid.
         unrolled: See :func:`convolve_strips`.
     """
     x_h, x_w = upcast(x.mean(3)), upcast(x.mean(2))  # (B, C, H), (B, C, W)
     u_h, u_w = convolve_strips(x_h, x_w, kernel, bias, unrolled)
-    a_h = strip_gate(u_h, norms[0], norms[1], softmax)
-    a_w = strip_gate(u_w, norms[2], norms[3], softmax)
+    a_h = strip_gate(u_h, weight_h, bias_h, softmax)
+    a_w = strip_gate(u_w, weight_w, bias_w, softmax)
     return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
 
 
@@ -256,25 +293,25 @@ def channel_gate(
         (B, C).
     """
     q, k, v = queries_keys_values(y, norm_weight, norm_bias, scale, shift, d)
+    return gate_of(attend(q, k, v, dropout, fused).flatten(1), 1, softmax)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, fused: bool) -> Tensor:
+    """The mean over the tokens of what each channel attends to; see :func:`channel_gate`.
+
+    (B, heads, d, N) each to (B, heads, d).
+    """
+    scale = q.size(2) ** -0.5
     if fused:
-        a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
-    else:  # the mean over the tokens commutes with the attention
-        attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
-        a = (attn * v.mean(3).unsqueeze(2)).sum(3)
-    return gate_of(a, softmax)
-
-
-def gate_of(a: Tensor, softmax: bool) -> Tensor:
-    """(B, heads, d) to the gates (B, C)."""
-    a = a.flatten(1)
-    return a.softmax(1) if softmax else a.sigmoid()
+        return F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=scale).mean(3)
+    # The mean over the tokens commutes with the attention.
+    attn = F.dropout((q @ k.transpose(2, 3) * scale).softmax(3), dropout)
+    return (attn * v.mean(3).unsqueeze(2)).sum(3)
 
 
 def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
     """SCSA from the same steps as its modules, with their parameters given from outside."""
-    weights, biases = params.strip_weight.chunk(2), params.strip_bias.chunk(2)
-    norms = [weights[0], biases[0], weights[1], biases[1]]
-    x_s = gate_pixels(x, params.kernel, params.bias, norms, options.softmax)
+    x_s = gate_pixels(x, *params.spatial, options.softmax)
     y = tokens(x_s, options, params.conv_d)
     dropout, softmax = options.dropout, options.softmax
     c = channel_gate(y, *params.channel, options.head_dim, dropout, softmax, fused=False)
