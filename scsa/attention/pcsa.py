@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from .checks import check_input
 from .smsa import GATES
 from .steps import (
     channel_gate,
+    check_input,
     is_exporting,
     pool_windows,
     recombine_windows,

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from ..ops import path_for
 from ..ops.function import compute_scsa
-from .checks import check_input
 from .pcsa import PCSA
 from .smsa import SMSA
-from .steps import Options, Parameters
+from .steps import Options, Parameters, check_input
 
 torch.fx.wrap('check_input')
 

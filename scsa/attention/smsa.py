@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import is_compiling
-from .checks import check_input
-from .steps import gate_pixels, is_exporting
+from .steps import check_input, gate_pixels, is_exporting
 
 torch.fx.wrap('check_input')
 torch.fx.wrap('gate_pixels')

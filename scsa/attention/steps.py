@@ -1,7 +1,7 @@
 """The steps of the attention as functions of tensors: what the modules and all fast paths share.
 
 ``torch.fx`` keeps each as one node (``torch.fx.wrap`` in the files that call them). Where control
-flow depends on a size there is also a form without a branch, for ``torch.jit.trace`` and for
+flow depends on a size there is a form without a branch beside it, for ``torch.jit.trace`` and for
 the ONNX exporter that is built on it: a traced module then runs at any other size.
 """
 
@@ -10,6 +10,12 @@ from typing import NamedTuple, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs this, which before torch 2.7 a program could not ask."""
+    # Not torch.compiler.is_exporting(): compiled by torch 2.11 that is always true.
+    return getattr(torch.compiler, '_is_exporting_flag', False)
 
 
 class Options(NamedTuple):
@@ -31,13 +37,6 @@ class Options(NamedTuple):
         height, width = x.size(2), x.size(3)
         size = max(height, width) if self.window_size == -1 else self.window_size
         return min(size, height), min(size, width)
-
-
-
-def is_exporting() -> bool:
-    """Whether torch.export runs this, which before torch 2.7 a program could not ask."""
-    # Not torch.compiler.is_exporting(): compiled by torch 2.11 that is always true.
-    return getattr(torch.compiler, '_is_exporting_flag', False)
 
 
 class Parameters(NamedTuple):
@@ -68,6 +67,30 @@ class Parameters(NamedTuple):
     def to(self, dtype: torch.dtype) -> 'Parameters':
         """The same in another type."""
         return Parameters(*(p if p is None else p.to(dtype) for p in self))
+
+
+def check_input(x: Tensor, dim: int) -> None:
+    """Refuse what is not a (B, dim, H, W) map of real numbers with at least one pixel.
+
+    Raises:
+        ValueError: on another rank, type or number of channels, or an empty map.
+    """
+    if torch.jit.is_tracing():  # the sizes are recorded tensors here: a branch would be frozen
+        return
+    if x.dim() != 4:
+        raise ValueError(
+            f'SCSA takes a feature map (B, C, H, W), got a tensor of {x.dim()} dimensions; '
+            'lay tokens out as a map first'
+        )
+    if x.size(1) != dim:
+        raise ValueError(
+            f'SCSA was built for dim={dim} channels, got a map of {x.size(1)} channels; '
+            'pass the channels of the map as dim'
+        )
+    if not x.is_floating_point():
+        raise ValueError(f'SCSA takes a map of floating-point numbers, got {x.dtype}')
+    if x.size(2) == 0 or x.size(3) == 0:
+        raise ValueError(f'SCSA needs at least one pixel, got a map of {x.size(2)}x{x.size(3)}')
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -293,15 +316,15 @@ def channel_gate(
         (B, C).
     """
     q, k, v = queries_keys_values(y, norm_weight, norm_bias, scale, shift, d)
-    return gate_of(attend(q, k, v, dropout, fused).flatten(1), 1, softmax)
+    return gate_of(attend(q, k, v, d, dropout, fused).flatten(1), 1, softmax)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, fused: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, d: int, dropout: float, fused: bool) -> Tensor:
     """The mean over the tokens of what each channel attends to; see :func:`channel_gate`.
 
     (B, heads, d, N) each to (B, heads, d).
     """
-    scale = q.size(2) ** -0.5
+    scale = d**-0.5  # a number, where a traced size is none
     if fused:
         return F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=scale).mean(3)
     # The mean over the tokens commutes with the attention.

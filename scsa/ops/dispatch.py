@@ -2,11 +2,11 @@
 
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Callable, Iterator, Optional, Tuple, TypeVar
+from typing import Callable, ContextManager, Iterator, Optional, Tuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,14 @@ def triton_version() -> Tuple[int, ...]:
     return tuple(int(number) for number in triton.__version__.split('.')[:2])
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
-    """Outside of autocast on the device of ``x``."""
-    return torch.autocast(x.device.type, enabled=False)
+def no_autocast(x: Tensor) -> ContextManager:
+    """Outside of autocast on the device of ``x``; where that is off, there is nothing to enter."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if _autocast_is_on(kind) else nullcontext()
+
+
+def _autocast_is_on(kind: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # before torch 2.4, when it spoke of CUDA only
+        return torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()

@@ -141,7 +141,7 @@ def channel_gates(
     """Tokens to the gates of the channels (B, C) and to what they attend to, if not known yet."""
     q, k, v = queries_keys_values(y, *params.channel, options.head_dim)
     if options.dropout:
-        a = attend(q, k, v, options.dropout, fused=False)
+        a = attend(q, k, v, options.head_dim, options.dropout, fused=False)
     else:
         q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
         v = sum_last(v, 1 / v.size(2))

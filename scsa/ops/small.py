@@ -60,7 +60,7 @@ def group_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if u.size(2) >= VECTOR:
         return F.group_norm(u, 4, weight, bias)
     # Of shorter strips PyTorch's gradient takes four times as long, weights and all.
-    normal = F.group_norm(u.view(len(u), 4, -1), 4).view(u.shape)
+    normal = F.group_norm(u.unflatten(1, [4, -1]).flatten(2), 4).view(u.shape)
     return torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
 
 

@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import PCSA, SMSA
+from ..attention.steps import (
+    convolve_strips,
+    gate_of,
+    pool_windows,
+    queries_keys_values,
+    strip_gate,
+)
 from ..attention.variants import UnsharedSMSA
 from ..cli import UserError
-from ..ops.plain import convolve_strips, gate_of, pool_windows, queries_keys_values, strip_gate
 
 
 def find_attentions(model: nn.Module) -> list[str]:
@@ -79,9 +85,9 @@ def gates(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
         if isinstance(module, UnsharedSMSA):
             a_h, a_w = module.gates(x)
         else:
-            u_h, u_w = convolve_strips(x.mean(3), x.mean(2), *module.shared_kernel())
-            a_h = strip_gate(u_h, module.norm_h.weight, module.norm_h.bias, softmax)
-            a_w = strip_gate(u_w, module.norm_w.weight, module.norm_w.bias, softmax)
+            kernel, bias, *norms = module.spatial_parameters()
+            u_h, u_w = convolve_strips(x.mean(3), x.mean(2), kernel, bias)
+            a_h, a_w = strip_gate(u_h, *norms[:2], softmax), strip_gate(u_w, *norms[2:], softmax)
         found.update(height=a_h, width=a_w)
         x = x * a_h.unsqueeze(3) * a_w.unsqueeze(2)
     if isinstance(module, PCSA):
@@ -93,7 +99,7 @@ def gates(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
         q, k, v = queries_keys_values(y, *module.channel_parameters(), d)  # (B, heads, d, N)
         attention = (q @ k.transpose(2, 3) * d**-0.5).softmax(3)
         mean = (attention * v.mean(3).unsqueeze(2)).sum(3)
-        found.update(channel=gate_of(mean, softmax), attention=attention)
+        found.update(channel=gate_of(mean.flatten(1), 1, softmax), attention=attention)
     return found
 
 

@@ -165,17 +165,20 @@ def products_kernel(
 
 @jit
 def gate_kernel(
-    x, a_h, a_w, gate, grad_y, grad_h, grad_w, out, C, H, W, height, rows, splits,
+    x, a_h, a_w, gate, grad_y, grad_map, grad_h, grad_w, out, C, H, W, height, rows, splits,
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Out = (x gate + grad_y) a_h a_w + grad_h + grad_w, without those that are None.
+    """Out = (x gate + grad_y + grad_map) a_h a_w + grad_h + grad_w, without those that are None.
 
-    That is both `apply` and, with grad for x, `map_backward`; grad_y is (B, C, rows, W).
+    That is both `apply` and, with grad for x, `map_backward`; grad_y is (B, C, rows, W), grad_map
+    lies as x does.
     """
     C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
     out += b * C * H * W
+    if grad_map is not None:
+        grad_map += b * C * H * W
     gate_w = load_2d(a_w + b * C * W, c, w, C, W, W)[:, None, :]
     if gate is not None:
         gate_c = tl.load(gate + b * C + c, mask=c < C, other=0.0)[:, None, None]
@@ -194,6 +197,8 @@ def gate_kernel(
                 tile *= gate_c
             if grad_y is not None:
                 tile += token
+            if grad_map is not None:
+                tile += tl.load(grad_map + places, mask=mask, other=0.0).to(tl.float32)
             tile = tile * load_2d(a_h + b * C * H, c, h, C, end, H)[:, :, None] * gate_w
             if grad_w is not None:
                 tile += load_2d(grad_h + b * C * H, c, h, C, end, H)[:, :, None] + add_w
@@ -253,9 +258,9 @@ def dense(x: Tensor) -> Tensor:
 
 
 def like(grad: Tensor, x: Tensor) -> Tensor:
-    """A gradient in the layout and type of its map."""
+    """A gradient in the layout of its map."""
     layout = torch.channels_last if channels_last(x) else torch.contiguous_format
-    return grad.to(x.dtype).contiguous(memory_format=layout)
+    return grad.contiguous(memory_format=layout)
 
 
 def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
@@ -276,7 +281,7 @@ def tokens(x: Tensor, a_h: Tensor, a_w: Tensor, window: Tuple[int, int]) -> Tens
 
 
 def apply(x: Tensor, a_h: Tensor, a_w: Tensor, out: Tensor) -> Tensor:
-    run(gate_kernel, launch(x, HEIGHT), x, a_h, a_w, None, None, None, None, out, rows=0)
+    run(gate_kernel, launch(x, HEIGHT), x, a_h, a_w, *[None] * 5, out, rows=0)
     return out
 
 
@@ -307,21 +312,27 @@ def map_backward(
     grad_w: Tensor,
     x: Tensor,
 ) -> Tensor:
-    grad_x = torch.empty_like(x)
-    small = (a_h, a_w, gate, grad_y.contiguous(), grad_h, grad_w)
-    run(gate_kernel, launch(x, height), like(grad, x), *small, grad_x, rows=grad_y.size(2))
+    grad_x, rows = torch.empty_like(x), grad_y.size(2)
+    if height == 1:  # a value for each pixel: they are read as the map is
+        height, grad_tokens = HEIGHT, (None, like(grad_y, x))
+    else:
+        grad_tokens = (grad_y.contiguous(), None)
+    small = (a_h, a_w, gate, *grad_tokens, grad_h, grad_w)
+    run(gate_kernel, launch(x, height), like(grad, x), *small, grad_x, rows=rows)
     return grad_x
 
 
-_prepared = set()  # maps for which the backward kernels are compiled
+_prepared = set()  # for which types, layouts and tiles the backward kernels are compiled
 
 
 def prepare_backward(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
-    """Compiles the backward kernels within the first forward pass of a shape.
+    """Compiles the backward kernels within the first forward pass of a kind of map.
 
     What the compiler refuses is then known before there is anything to lose.
     """
-    key = (x.shape[1:], x.stride(), x.dtype, x.device, window)
+    cuts = (launch(x, height) for height in (window[0] if window else HEIGHT, HEIGHT))
+    windows = window and window[0] > 1
+    key = (x.dtype, x.device, windows, *(str(cut.constants) for cut in cuts))
     if key not in _prepared and isinstance(products_kernel, triton.JITFunction):  # else interpreted
         backward_passes(torch.empty_like(x, device='meta'), window)
         _prepared.add(key)
