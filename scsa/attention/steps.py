@@ -66,7 +66,7 @@ class Parameters(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> 'Parameters':
         """The same in another type."""
-        return Parameters(*(p if p is None else p.to(dtype) for p in self))
+        return Parameters(*(p if p is None or p.dtype == dtype else p.to(dtype) for p in self))
 
 
 def check_input(x: Tensor, dim: int) -> None:

@@ -57,17 +57,23 @@ def _known(name: str) -> str:
 
 def path_for(x: Tensor) -> str:
     """The path that was asked for, as far as a map allows one; else ``'plain'``."""
-    if is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if is_compiling() or torch.jit.is_tracing():
         return 'plain'
     # torch.fx passes proxies; fake tensors, functional tensors and others are subclasses.
     if type(x) not in (Tensor, nn.Parameter):
         return 'plain'
-    modes = (type(mode).__name__ for mode in _get_current_dispatch_mode_stack())
-    if 'ProxyTorchDispatchMode' in modes:  # make_fx
+    if torch._C._are_functorch_transforms_active() or _is_traced_by_make_fx():
         return 'plain'
     name = _known(_backend)
     # Elsewhere neither autocast nor the random state can be held fixed in one way for all.
     return 'plain' if name == 'auto' and x.device.type not in ('cpu', 'cuda') else name
+
+
+def _is_traced_by_make_fx() -> bool:
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    modes = _get_current_dispatch_mode_stack()
+    return any(type(mode).__name__ == 'ProxyTorchDispatchMode' for mode in modes)
 
 
 def passes_for(x: Tensor) -> ModuleType:

@@ -17,13 +17,14 @@ from ..attention.steps import (
     Parameters,
     attend,
     compose,
+    convolve,
     gate_of,
     queries_keys_values,
     tokens,
 )
 from .dispatch import attempt, no_autocast, passes_for
 from .passes.torch import accumulation_type, sum_last
-from .small import MeanAttention, StripConvolution, group_norm
+from .small import MeanAttention, StripConvolution, group_norm, mean_attention
 
 
 def compute_scsa(options: Options, x: Tensor, params: Parameters) -> Tensor:
@@ -89,7 +90,8 @@ def backward(
     The small tensors are computed again, and their gradients are PyTorch's.
     """
     x, window = passes.dense(x), options.window(x)
-    x_h, x_w, y, a, *params = (leaf(t) for t in (*kept, *params))
+    x_h, x_w, y, a = kept
+    x_h, x_w, y, *params = (leaf(t) for t in (x_h, x_w, y, *params))
     with torch.enable_grad():
         joined = Parameters(*params).to(accumulation_type(x))
         gates = strip_gates(x_h, x_w, joined, options.softmax)
@@ -100,7 +102,7 @@ def backward(
     source = y if window else leaf(passes.apply(x, a_h, a_w, torch.empty_like(x)))
     with torch.enable_grad():
         y = y if window else tokens(source, options, joined.conv_d)
-        c, _ = channel_gates(y, joined, options, a.detach())
+        c, _ = channel_gates(y, joined, options, a)
     grad_source, *grad_channel = gradients(c, [source, *params[6:]], (s_h * a_h).sum(2))
     c = c.detach()
     if window:
@@ -127,12 +129,34 @@ def strip_gates(
     x_h: Tensor, x_w: Tensor, params: Parameters, softmax: bool
 ) -> Tuple[Tensor, Tensor]:
     """The means of the rows (B, C, H) and of the columns (B, C, W) to their gates."""
-    strips = [x_h, x_w] if x_h.shape != x_w.shape else [torch.cat([x_h, x_w])]
-    convolved = [StripConvolution.apply(strip, params.kernel, params.bias) for strip in strips]
-    u_h, u_w = convolved if len(convolved) == 2 else convolved[0].chunk(2)
-    z_h = group_norm(u_h, params.weight_h, params.bias_h)
-    z_w = group_norm(u_w, params.weight_w, params.bias_w)
-    return gate_of(z_h, 2, softmax), gate_of(z_w, 2, softmax)
+    kernel, bias, weight_h, bias_h, weight_w, bias_w = params.spatial
+    if x_h.shape != x_w.shape:
+        a_h = gates_of_strip(x_h, kernel, bias, weight_h, bias_h, softmax)
+        return a_h, gates_of_strip(x_w, kernel, bias, weight_w, bias_w, softmax)
+    # As channels of one strip: everything is done once.
+    both, weight, shift = torch.cat([x_h, x_w], 1), [weight_h, weight_w], [bias_h, bias_w]
+    gates = gates_of_strip(both, kernel, bias, torch.cat(weight), torch.cat(shift), softmax)
+    return gates.chunk(2, 1)
+
+
+def gates_of_strip(
+    strip: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, shift: Tensor, softmax: bool
+) -> Tensor:
+    """The gates of a strip (B, C, L), or of two on top of each other, (B, 2 C, L).
+
+    Args:
+        strip: The means.
+        kernel: (C, 1, K).
+        bias: (C).
+        weight: (C) or (2 C), of the norm.
+        shift: Likewise.
+        softmax: Whether a gate is a softmax along the strip rather than a sigmoid.
+    """
+    one = strip.view(-1, len(kernel), strip.size(2))
+    convolution = StripConvolution.apply if torch.is_grad_enabled() else convolve
+    u = convolution(one, kernel, bias).contiguous().view(strip.shape)
+    z = group_norm(u, 4 * len(weight) // len(kernel), weight, shift)
+    return gate_of(z, 2, softmax)
 
 
 def channel_gates(
@@ -145,7 +169,8 @@ def channel_gates(
     else:
         q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
         v = sum_last(v, 1 / v.size(2))
-        a = MeanAttention.apply(q * options.head_dim**-0.5, k, v, a)
+        q = q * options.head_dim**-0.5
+        a = mean_attention(q, k, v) if a is None else MeanAttention.apply(q, k, v, a)
     return gate_of(a.view(y.shape[:2]), 1, options.softmax), a
 
 

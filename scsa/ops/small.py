@@ -44,7 +44,7 @@ class StripConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, strip: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(strip, kernel)
-        return convolve(strip, kernel, bias).contiguous()
+        return convolve(strip, kernel, bias)
 
     @staticmethod
     def backward(ctx, grad_u: Tensor) -> Tuple[Tensor, ...]:
@@ -55,12 +55,12 @@ class StripConvolution(torch.autograd.Function):
         return grad_strip, kernel_backward(strip, grad_u, kernel.size(2)), grad_u.sum((0, 2))
 
 
-def group_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolved strip (B, C, L), normalised over each of four groups of channels."""
-    if u.size(2) >= VECTOR:
-        return F.group_norm(u, 4, weight, bias)
+def group_norm(u: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolved strip (B, C, L), normalised over each group of channels."""
+    if u.size(2) >= VECTOR or not torch.is_grad_enabled():
+        return F.group_norm(u, groups, weight, bias)
     # Of shorter strips PyTorch's gradient takes four times as long, weights and all.
-    normal = F.group_norm(u.unflatten(1, [4, -1]).flatten(2), 4).view(u.shape)
+    normal = F.group_norm(u.unflatten(1, [groups, -1]).flatten(2), groups).view(u.shape)
     return torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
 
 
@@ -82,16 +82,15 @@ def kernel_backward(strip: Tensor, grad_u: Tensor, size: int) -> Tensor:
 
 
 class MeanAttention(torch.autograd.Function):
-    """:func:`mean_attention`, or the last argument where that is known."""
+    """The last argument, what :func:`mean_attention` gave for the others, with its gradient."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, a: Optional[Tensor]) -> Tensor:
-        a = mean_attention(q, k, v) if a is None else a
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, a: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v, a)
-        return a
+        return a.view_as(a)
 
     @staticmethod
-    def backward(ctx, grad_a: Tensor):
+    def backward(ctx, grad_a: Tensor) -> Tuple[Optional[Tensor], ...]:
         return *mean_attention_backward(*ctx.saved_tensors, grad_a), None
 
 

@@ -238,6 +238,30 @@ def test_the_first_use_may_come_under_autocast():
         first_use.check(triton_passes, torch.device(DEVICE))
 
 
+@pytest.mark.parametrize('mode', ['avg_pool', 'max_pool', 'recombination'])
+@pytest.mark.parametrize('size', [(7, 7), (7, 9), (14, 14)])
+def test_no_images_with_gradients(size, mode):
+    module, x = SCSA(8, down_sample_mode=mode), torch.randn(0, 8, *size)
+    module, x = module.to(DEVICE), x.to(DEVICE)
+    found = output_and_gradients(by_triton(module), module, x)
+    assert found[0].shape == found[1].shape == x.shape
+    assert all(gradient is not None and not gradient.any() for gradient in found[2:])
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize(('window', 'size'), [(1, (5, 9)), (7, (1, 9))])
+def test_windows_of_one_row(window, size, layout):
+    """The tokens then give a value to each pixel."""
+    torch.manual_seed(0)
+    module, x = SCSA(8, window_size=window), torch.randn(2, 8, *size)
+    module, x = module.to(DEVICE), x.to(DEVICE).contiguous(memory_format=layout)
+    found = output_and_gradients(by_triton(module), module, x)
+    with scsa.backend('eager'):
+        expected = output_and_gradients(module, module, x)
+    for a, b in zip(found[:2], expected[:2]):
+        assert distance(a, b) < 1e-5
+
+
 @pytest.mark.parametrize(('dim', 'heads'), [(4, 4), (4, 1), (28, 7)])
 def test_one_channel_a_group_or_a_head_and_odd_numbers(dim, heads):
     torch.manual_seed(0)
