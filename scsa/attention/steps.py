@@ -316,20 +316,12 @@ def channel_gate(
         (B, C).
     """
     q, k, v = queries_keys_values(y, norm_weight, norm_bias, scale, shift, d)
-    return gate_of(attend(q, k, v, d, dropout, fused).flatten(1), 1, softmax)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, d: int, dropout: float, fused: bool) -> Tensor:
-    """The mean over the tokens of what each channel attends to; see :func:`channel_gate`.
-
-    (B, heads, d, N) each to (B, heads, d).
-    """
-    scale = d**-0.5  # a number, where a traced size is none
     if fused:
-        return F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=scale).mean(3)
-    # The mean over the tokens commutes with the attention.
-    attn = F.dropout((q @ k.transpose(2, 3) * scale).softmax(3), dropout)
-    return (attn * v.mean(3).unsqueeze(2)).sum(3)
+        a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
+    else:  # the mean over the tokens commutes with the attention
+        attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
+        a = (attn * v.mean(3).unsqueeze(2)).sum(3)
+    return gate_of(a.flatten(1), 1, softmax)
 
 
 def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..attention.steps import (
     Options,
     Parameters,
-    attend,
     compose,
     convolve,
     gate_of,
@@ -164,12 +163,12 @@ def channel_gates(
 ) -> Tuple[Tensor, Tensor]:
     """Tokens to the gates of the channels (B, C) and to what they attend to, if not known yet."""
     q, k, v = queries_keys_values(y, *params.channel, options.head_dim)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
+    q, v = q * options.head_dim**-0.5, sum_last(v, 1 / v.size(2))
     if options.dropout:
-        a = attend(q, k, v, options.head_dim, options.dropout, fused=False)
+        attn = F.dropout((q @ k.transpose(1, 2)).softmax(2), options.dropout)
+        a = (attn @ v.unsqueeze(2)).squeeze(2)
     else:
-        q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
-        v = sum_last(v, 1 / v.size(2))
-        q = q * options.head_dim**-0.5
         a = mean_attention(q, k, v) if a is None else MeanAttention.apply(q, k, v, a)
     return gate_of(a.view(y.shape[:2]), 1, options.softmax), a
 
