@@ -105,7 +105,11 @@ def backward(
     grad_source, *grad_channel = gradients(c, [source, *params[6:]], (s_h * a_h).sum(2))
     c = c.detach()
     if window:
-        grad_y, grad_a_h, grad_a_w = tokens_backward(grad_source, r_h, r_w, window)
+        grad_y = spread_over_columns(grad_source, window, x.size(3))
+        if r_h is None:  # the kernels read the map once more instead
+            grad_a_h, grad_a_w = passes.token_products(x, grad_y, a_h, a_w, window[0])
+        else:
+            grad_a_h, grad_a_w = tokens_backward(grad_y, r_h, r_w, window)
     else:  # each pixel of X_s gets its own
         grad_y = grad_source
         grad_a_h, grad_a_w, _, _ = passes.products(x, grad_y, a_h, a_w, None)
@@ -173,32 +177,35 @@ def channel_gates(
     return gate_of(a.view(y.shape[:2]), 1, options.softmax), a
 
 
+def spread_over_columns(grad_y: Tensor, window: Tuple[int, int], width: int) -> Tensor:
+    """The gradient of the tokens (B, C, rows, cols) to that of a pixel of each column.
+
+    Returns:
+        (B, C, rows, W), zero behind the last window.
+    """
+    spread = (grad_y / (window[0] * window[1])).repeat_interleave(window[1], 3)
+    return F.pad(spread, [0, width - spread.size(3)])
+
+
 def tokens_backward(
     grad_y: Tensor, r_h: Tensor, r_w: Tensor, window: Tuple[int, int]
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """What the tokens give back to the map and to the gates of its rows and columns.
+) -> Tuple[Tensor, Tensor]:
+    """What the tokens give back to the gates of the rows (B, C, H) and of the columns (B, C, W).
 
     With r_h (B, C, H, cols), the sum of x a_w over the columns of a window, a row gate gets the sum
     of r_h grad_y over its windows; likewise with r_w (B, C, rows, W) a column gate.
 
     Args:
-        grad_y: (B, C, rows, cols), the gradient of the tokens.
-        r_h: (B, C, H, cols), see :func:`.passes.torch.products`.
-        r_w: (B, C, rows, W).
+        grad_y: (B, C, rows, W), of :func:`spread_over_columns`.
+        r_h: See :func:`.passes.torch.products`.
+        r_w: Likewise.
         window: Height and width of a window.
-
-    Returns:
-        The gradients of a pixel of a column in a row of windows (B, C, rows, W), of the gates of
-        the rows (B, C, H) and of those of the columns (B, C, W); zero outside of the windows.
     """
     rows, height = grad_y.size(2), window[0]
-    grad_y = grad_y / (window[0] * window[1])
     of_rows = r_h.narrow(2, 0, rows * height).unflatten(2, [rows, height])
-    grad_h = (of_rows * grad_y.unsqueeze(3)).sum(4).flatten(2)
-    grad_h = F.pad(grad_h, [0, r_h.size(2) - rows * height])
-    grad_y = grad_y.repeat_interleave(window[1], 3)
-    grad_y = F.pad(grad_y, [0, r_w.size(3) - grad_y.size(3)])
-    return grad_y, grad_h, (r_w * grad_y).sum(2)
+    of_windows = grad_y[..., : r_h.size(3) * window[1] : window[1]].unsqueeze(3)
+    grad_h = (of_rows * of_windows).sum(4).flatten(2)
+    return F.pad(grad_h, [0, r_h.size(2) - rows * height]), (r_w * grad_y).sum(2)
 
 
 def gradients(outputs, inputs, grad_outputs, **kwargs) -> List[Optional[Tensor]]:

@@ -233,8 +233,9 @@ def test_autocast_no_images_and_a_half_module():
     assert all(t.dtype == torch.bfloat16 for t in found)
 
 
-def test_the_first_use_may_come_under_autocast():
-    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+@pytest.mark.parametrize('mode', [torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16)])
+def test_the_first_use_may_come_from_any_mode(mode):
+    with mode:
         first_use.check(triton_passes, torch.device(DEVICE))
 
 

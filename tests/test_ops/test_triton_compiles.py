@@ -41,7 +41,7 @@ def test_a_training_step_of_a_resnet_as_a_gpu_compiles_it(layout, tmp_path):
     *rows, summary = compiled(
         tmp_path, '--shapes', 'resnet', '--types', 'float16', '--layouts', layout
     )
-    assert (summary['launches'], summary['failures']) == (4 * (5 + 4), 0)
+    assert (summary['launches'], summary['failures']) == (4 * (6 + 4), 0)
     kinds = {(row['kernel'], row['BC'], row['BR'], row['BW'], row['ALIGN']) for row in rows}
     assert len(kinds) <= 24
     for row in rows:

@@ -101,6 +101,7 @@ def tokens_kernel(
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """x, a_h (B, C, H), a_w (B, C, W) -> window averages y (B, C, rows, cols)."""
+    BJ: tl.constexpr = 8 if BW >= 64 else BW // 8
     C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
@@ -115,51 +116,46 @@ def tokens_kernel(
             tile = tl.load(x + places, mask=mask, other=0.0).to(tl.float32)
             total += tile * load_2d(a_h + b * C * H, c, h, C, end, H)[:, :, None]
         columns = tl.sum(total, 1) * gate_w  # (BC, BW)
-        for j in range(cols):
-            window = ((w >= j * width) & (w < (j + 1) * width))[None, :]
-            token = tl.sum(tl.where(window, columns, 0.0), 1) / (height * width)
-            tl.store(y + (c * rows + band) * cols + j, token, mask=c < C)
+        for j0 in range(0, cols, BJ):  # windows, some at a time
+            j = j0 + tl.arange(0, BJ)
+            window = (w[:, None] >= (j * width)[None, :]) & (
+                w[:, None] < (j * width + width)[None, :]
+            )
+            token = tl.sum(tl.where(window[None, :, :], columns[:, :, None], 0.0), 1)
+            store_2d(y + band * cols, token / (height * width), c, j, C, cols, rows * cols)
 
 
 @jit
 def products_kernel(
-    x, grad, a_h, a_w, s_h, s_w, r_h, r_w, C, H, W, height, width, rows, cols, splits,
+    x, grad, grad_y, a_h, a_w, s_h, s_w, C, H, W, height, rows, splits,
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Sums of x grad a_w over W (B, C, H) and, split by split, of x grad a_h over H.
+    """Sums of x g a_w over W (B, C, H) and, split by split, of x g a_h over H.
 
-    With r_h and r_w also those of x a_w over each window's columns (B, C, H, cols) and of x a_h
-    over its rows (B, C, rows, W).
+    Here g is grad, which lies as x does, or grad_y (B, C, rows, W), a row of it for each band.
     """
     C, W, b, c, split, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
-    grad += b * C * H * W
+    if grad is not None:
+        grad += b * C * H * W
     gate_w = load_2d(a_w + b * C * W, c, w, C, W, W)[:, None, :]
     columns = tl.zeros([BC, BR, BW], tl.float32)
     for band in range(first, last):
         end = tl.minimum(H, (band + 1) * height)
-        total = tl.zeros([BC, BR, BW], tl.float32)
+        if grad_y is not None:
+            base = grad_y + b * C * rows * W + band * W
+            token = load_2d(base, c, w, tl.where(band < rows, C, 0), W, rows * W)[:, None, :]
         for h0 in range(band * height, end, BR):
             h = h0 + tl.arange(0, BR)
             places, mask = pixels(c, h, w, C, H, W, end, LAST)
-            gate_h = load_2d(a_h + b * C * H, c, h, C, end, H)[:, :, None]
             tile = tl.load(x + places, mask=mask, other=0.0).to(tl.float32)
-            product = tile * tl.load(grad + places, mask=mask, other=0.0).to(tl.float32)
-            columns += product * gate_h
-            store_2d(s_h + b * C * H, tl.sum(product * gate_w, 2), c, h, C, end, H)
-            if r_h is not None:
-                total += tile * gate_h
-                tile *= gate_w
-                for j in range(cols):
-                    window = ((w >= j * width) & (w < (j + 1) * width))[None, None, :]
-                    found = tl.sum(tl.where(window, tile, 0.0), 2)  # (BC, BR)
-                    at = r_h + b * C * H * cols + (c[:, None] * H + h[None, :]) * cols + j
-                    tl.store(at, found, mask=(c < C)[:, None] & (h < end)[None, :])
-        if r_w is not None:  # noqa: SIM102 - the outer one is decided when compiling
-            if band < rows:
-                base = r_w + b * C * rows * W + band * W
-                store_2d(base, tl.sum(total, 1), c, w, C, W, rows * W)
+            if grad_y is not None:
+                tile *= token
+            if grad is not None:
+                tile *= tl.load(grad + places, mask=mask, other=0.0).to(tl.float32)
+            columns += tile * load_2d(a_h + b * C * H, c, h, C, end, H)[:, :, None]
+            store_2d(s_h + b * C * H, tl.sum(tile * gate_w, 2), c, h, C, end, H)
     store_2d(s_w + (b * splits + split) * C * W, tl.sum(columns, 1), c, w, C, W, W)
 
 
@@ -287,18 +283,32 @@ def apply(x: Tensor, a_h: Tensor, a_w: Tensor, out: Tensor) -> Tensor:
 
 def products(
     x: Tensor, grad: Tensor, a_h: Tensor, a_w: Tensor, window: Optional[Tuple[int, int]]
-) -> Tuple[Tensor, Tensor, Optional[Tensor], Optional[Tensor]]:
-    batch, channels, *size = x.shape
-    height, width = window or (HEIGHT, size[1])
-    rows, cols = size[0] // height, size[1] // width
+) -> Tuple[Tensor, Tensor, None, None]:
+    """As in PyTorch, without the sums of the windows: :func:`token_products` is faster here."""
+    return *sums_of_products(x, like(grad, x), None, a_h, a_w, HEIGHT), None, None
+
+
+def token_products(
+    x: Tensor, grad_y: Tensor, a_h: Tensor, a_w: Tensor, height: int
+) -> Tuple[Tensor, Tensor]:
+    """Sums of x g a_w over W and of x g a_h over H, g a row of grad_y for each ``height`` rows."""
+    return sums_of_products(x, None, grad_y.contiguous(), a_h, a_w, height)
+
+
+def sums_of_products(
+    x: Tensor,
+    grad: Optional[Tensor],
+    grad_y: Optional[Tensor],
+    a_h: Tensor,
+    a_w: Tensor,
+    height: int,
+) -> Tuple[Tensor, Tensor]:
     cut = launch(x, height)
-    s_h = floats(x, batch, channels, size[0])
-    s_w = floats(x, batch, cut.sizes['splits'], channels, size[1])
-    r_h = floats(x, batch, channels, size[0], cols) if window else None
-    r_w = floats(x, batch, channels, rows, size[1]) if window else None
-    maps = (x, like(grad, x), a_h, a_w, s_h, s_w, r_h, r_w)
-    run(products_kernel, cut, *maps, width=width, rows=rows, cols=cols)
-    return s_h, s_w.sum(1), r_h, r_w
+    s_h = floats(x, *x.shape[:3])
+    s_w = floats(x, x.size(0), cut.sizes['splits'], x.size(1), x.size(3))
+    rows = 0 if grad_y is None else grad_y.size(2)
+    run(products_kernel, cut, x, grad, grad_y, a_h, a_w, s_h, s_w, rows=rows)
+    return s_h, s_w.sum(1)
 
 
 def map_backward(
@@ -346,4 +356,5 @@ def backward_passes(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
     grad_y, band = x, 1  # each pixel has its own
     if window:
         grad_y, band = floats(x, batch, channels, height // window[0], width), window[0]
+        token_products(x, grad_y, a_h, a_w, band)
     map_backward(x, a_h, a_w, floats(x, batch, channels), grad_y, band, a_h, a_w, x)
