@@ -32,6 +32,7 @@ from torch import Tensor
 from ..attention.steps import convolve
 
 IN_CACHE = 2**18  # values of A at a time: a MiB
+ON_GPU = 2**26  # likewise
 MANY = 512  # channels of a head
 MANY_OF_ONE = 256  # likewise, where the map is one token
 LIMIT = 2.0  # of the power series
@@ -150,7 +151,7 @@ def mean_attention_backward(
 
 def one_kernel(q: Tensor) -> bool:
     """Whether PyTorch's kernel for all steps is faster, though it takes the mean last."""
-    return q.is_cuda or (q.size(1) >= MANY and q.size(2) == 1)
+    return not q.is_cuda and q.size(1) >= MANY and q.size(2) == 1
 
 
 def attention(q: Tensor, k: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ def attention(q: Tensor, k: Tensor) -> Tensor:
 
 def at_a_time(q: Tensor) -> int:
     """How many matrices: two at least, for PyTorch multiplies a single one in a slower way."""
-    return max(2, IN_CACHE // q.size(1) ** 2)
+    return max(2, (ON_GPU if q.is_cuda else IN_CACHE) // q.size(1) ** 2)
 
 
 def parts(*tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:

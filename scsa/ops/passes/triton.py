@@ -24,7 +24,8 @@ from torch import Tensor
 TILE = 2048  # values that a program holds at a time, at most where a row is no longer
 SMALL_TILE = 512  # likewise of a map of short rows: enough programs for small batches
 HEIGHT = 8  # rows of a band where there are no windows; rows that are read at a time
-CHANNELS_LAST = 8  # channels that are read at a time where they lie together
+CHANNELS_LAST = 16  # channels that are read at a time where they lie together
+VALUES = 16  # of a tile, for each thread
 # Few widths, so that images of many sizes need few variants; see also ALIGN.
 WIDTHS = (8, 16, 32, 64, 512, 1024)
 PROGRAMS = 4 * 132  # at least, where the map is large enough: four for each processor of an H100
@@ -222,7 +223,7 @@ def launch(x: Tensor, height: int) -> Launch:
     constants = dict(
         LAST=last, ALIGN=math.gcd(channels if last else width, VECTOR),
         BC=block_c, BR=block_r, BW=block_w,
-        num_warps=min(8, max(1, block_c * block_r * block_w // 256)),  # eight values a thread
+        num_warps=min(8, max(1, block_c * block_r * block_w // (32 * VALUES))),
     )  # fmt: skip
     sizes = dict(C=channels, H=rows, W=width, height=height, splits=splits)
     return Launch(blocks * splits, sizes, constants)
@@ -259,13 +260,17 @@ def like(grad: Tensor, x: Tensor) -> Tensor:
     return grad.contiguous(memory_format=layout)
 
 
+def sum_splits(x_w: Tensor) -> Tensor:
+    return x_w.sum(1) if x_w.size(1) > 1 else x_w.squeeze(1)
+
+
 def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
     batch, channels, height, width = x.shape
     cut = launch(x, HEIGHT)
     x_h = floats(x, batch, channels, height)
     x_w = floats(x, batch, cut.sizes['splits'], channels, width)
     run(strips_kernel, cut, x, x_h, x_w)
-    return x_h, x_w.sum(1) / height
+    return x_h, sum_splits(x_w) / height
 
 
 def tokens(x: Tensor, a_h: Tensor, a_w: Tensor, window: Tuple[int, int]) -> Tensor:
@@ -308,7 +313,7 @@ def sums_of_products(
     s_w = floats(x, x.size(0), cut.sizes['splits'], x.size(1), x.size(3))
     rows = 0 if grad_y is None else grad_y.size(2)
     run(products_kernel, cut, x, grad, grad_y, a_h, a_w, s_h, s_w, rows=rows)
-    return s_h, s_w.sum(1)
+    return s_h, sum_splits(s_w)
 
 
 def map_backward(
