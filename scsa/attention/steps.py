@@ -235,7 +235,12 @@ def fill_windows(x: Tensor, window_size: int, mode: str = 'constant') -> Tensor:
 def lacking(x: Tensor, dim: int, window_size: int) -> int:
     """How many pixels a side is shorter than the window; a tensor while it is traced."""
     shorter = window_size - x.size(dim)
-    return shorter.clamp(min=0) if isinstance(shorter, Tensor) else torch.sym_max(shorter, 0)
+    if isinstance(shorter, Tensor):
+        return shorter.clamp(min=0)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # not in torch 2.1
+
+    # A side that is known to be long enough: of `max` torch 2.15 does not conclude it.
+    return 0 if statically_known_true(shorter <= 0) else torch.sym_max(shorter, 0)
 
 
 def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
