@@ -24,7 +24,7 @@ from torch import Tensor
 TILE = 2048  # values that a program holds at a time, at most where a row is no longer
 SMALL_TILE = 512  # likewise of a map of short rows: enough programs for small batches
 HEIGHT = 8  # rows of a band where there are no windows; rows that are read at a time
-CHANNELS_LAST = 16  # channels that are read at a time where they lie together; half of short rows
+CHANNELS_LAST = 16  # channels that are read at a time where they lie together, or half as many
 VALUES = 16  # of a tile, for each thread
 # Few widths, so that images of many sizes need few variants; see also ALIGN.
 WIDTHS = (8, 16, 32, 64, 512, 1024)
@@ -211,15 +211,19 @@ class Launch(NamedTuple):
 
 
 def launch(x: Tensor, height: int) -> Launch:
-    """Cuts a map into programs; `height` is that of a band. The batch changes no constant."""
+    """Cuts a map into programs; `height` is that of a band."""
     batch, channels, rows, width = x.shape
-    last = channels_last(x)
+    last, bands = channels_last(x), triton.cdiv(rows, height)
     block_w = next(block for block in WIDTHS if block >= width)
-    least_c = CHANNELS_LAST // (1 if block_w > 16 else 2) if last else 1
+    least_c = 1
+    if last:
+        programs = batch * triton.cdiv(channels, CHANNELS_LAST) * bands
+        many = block_w > 16 and programs >= PROGRAMS
+        least_c = CHANNELS_LAST if many else CHANNELS_LAST // 2
     block_r = min(HEIGHT, max(1, TILE // (block_w * least_c)), triton.next_power_of_2(height))
     block_c = max(least_c, SMALL_TILE // (block_w * block_r))
     blocks = batch * triton.cdiv(channels, block_c)
-    splits = min(triton.cdiv(rows, height), triton.cdiv(PROGRAMS, blocks))
+    splits = min(bands, triton.cdiv(PROGRAMS, blocks))
     constants = dict(
         LAST=last, ALIGN=math.gcd(channels if last else width, VECTOR),
         BC=block_c, BR=block_r, BW=block_w,
