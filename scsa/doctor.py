@@ -157,6 +157,8 @@ class Doctor:
         reason = dispatch.why_not_triton(x)
         if asked == 'triton' and reason:
             self.troubles.append(f'SCSA_BACKEND=triton {reason}; set SCSA_BACKEND=auto')
+        if not reason and asked == 'auto' and not dispatch.wants_triton(x):
+            reason = 'is not measured on a GPU yet; SCSA_BACKEND=triton asks for it'
         taken = asked if asked != 'auto' else 'eager' if reason else 'triton'
         return f'{device}: {taken}' + (f' (triton {reason})' if reason else '')
 

@@ -1,7 +1,7 @@
 """How SCSA is computed.
 
 =============  ===================================================================================
-``auto``       ``triton`` where it can run, else ``eager``; the default
+``auto``       ``eager`` (the default), until the kernels of ``triton`` are measured on a GPU
 ``eager``      one autograd function, its five passes over the map in PyTorch's own operations
 ``triton``     the same function, its passes as kernels for NVIDIA GPUs, or an error that says why
 ``reference``  the published formulation step by step, to compare with

@@ -18,6 +18,9 @@ BACKENDS = ('auto', 'eager', 'triton', 'reference')
 OLDEST_TRITON = (3, 3)
 LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in 32 bits
 WIDEST = 1024  # pixels: a program of the Triton kernels holds whole rows
+# Whether 'auto' takes the Triton kernels on a CUDA GPU: docs/benchmarks.md has what `make gpu-check`
+# measured with the present kernels on a real one.
+TRITON_IN_AUTO = True
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 _failure: Optional[str] = None  # why 'auto' takes the Triton kernels no more in this process
 _checked = set()  # devices on which they gave the numbers of the eager path
@@ -104,7 +107,7 @@ def passes_for(x: Tensor) -> ModuleType:
 
 def wants_triton(x: Tensor) -> bool:
     """Whether ``'auto'`` takes the Triton kernels where they can run."""
-    return x.is_cuda and not _failure
+    return TRITON_IN_AUTO and x.is_cuda and not _failure
 
 
 def attempt(passes: ModuleType, function: Callable[..., Result], *args) -> Result:

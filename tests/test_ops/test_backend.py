@@ -119,6 +119,7 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(dispatch, 'triton_version', lambda: (3, 3))
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
     monkeypatch.setattr(torch.version, 'hip', None)
+    monkeypatch.setattr(dispatch, 'TRITON_IN_AUTO', True)
     monkeypatch.setattr(dispatch, '_checked', {'cuda:0'})
     monkeypatch.setattr(dispatch, '_failure', None)
     return kernels
@@ -146,6 +147,12 @@ def test_auto_takes_the_kernels_where_they_can_run(
     assert dispatch.passes_for(x) is (fake_gpu if expected else torch_passes)
     with scsa.backend('eager'):
         assert dispatch.passes_for(x) is torch_passes
+
+
+def test_auto_takes_no_kernels_that_no_gpu_has_run(fake_gpu, monkeypatch):
+    monkeypatch.undo()
+    assert not dispatch.TRITON_IN_AUTO
+    assert dispatch.passes_for(OnGPU(2, 8, 7, 7)) is torch_passes
 
 
 # What can fail of the Triton path, and where.
