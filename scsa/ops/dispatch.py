@@ -18,9 +18,10 @@ BACKENDS = ('auto', 'eager', 'triton', 'reference')
 OLDEST_TRITON = (3, 3)
 LARGEST_IMAGE = 2**31 - 1  # values: the Triton kernels index within an image in 32 bits
 WIDEST = 1024  # pixels: a program of the Triton kernels holds whole rows
-# Whether 'auto' takes the Triton kernels on a CUDA GPU: docs/benchmarks.md has what `make gpu-check`
-# measured with the present kernels on a real one.
-TRITON_IN_AUTO = True
+# Whether 'auto' takes the Triton kernels on a CUDA GPU. On an H100 they take 0.4 to 0.9 of the time
+# of the eager path, but there a network waits for Python, which they do not relieve; see
+# docs/benchmarks.md.
+TRITON_IN_AUTO = False
 _backend = os.environ.get('SCSA_BACKEND', 'auto')
 _failure: Optional[str] = None  # why 'auto' takes the Triton kernels no more in this process
 _checked = set()  # devices on which they gave the numbers of the eager path

@@ -149,7 +149,7 @@ def test_auto_takes_the_kernels_where_they_can_run(
         assert dispatch.passes_for(x) is torch_passes
 
 
-def test_auto_takes_no_kernels_that_no_gpu_has_run(fake_gpu, monkeypatch):
+def test_auto_takes_no_kernels_that_make_networks_no_faster(fake_gpu, monkeypatch):
     monkeypatch.undo()
     assert not dispatch.TRITON_IN_AUTO
     assert dispatch.passes_for(OnGPU(2, 8, 7, 7)) is torch_passes

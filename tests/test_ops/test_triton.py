@@ -325,7 +325,7 @@ class TestOnGPU:
     def test_detection_sizes(self, shape):
         check(SCSA(shape[1]), torch.randn(shape))
 
-    def test_auto_takes_the_kernels_once_they_are_measured(self, monkeypatch):
+    def test_auto_can_take_the_kernels(self, monkeypatch):
         monkeypatch.setattr(dispatch, 'TRITON_IN_AUTO', True)
         calls = []
         run = triton_passes.run

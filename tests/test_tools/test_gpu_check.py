@@ -124,7 +124,7 @@ def test_every_imagenet_config_and_benchmark_is_a_step(monkeypatch, capsys):
         'tests',
         'digits-fp16',
         'digits-bf16',
-        'digits-fp16-eager',
+        'digits-fp16-triton',
         'bench-bars',
         'bench-full',
     } <= set(names)

@@ -137,7 +137,7 @@ def digits(args) -> list:
     if args.device == 'cpu':  # where mmengine has no mixed precision
         precisions = {'fp32': ['--cfg-options']}
     else:
-        precisions['fp16-eager'] = precisions['fp16']
+        precisions['fp16-triton'] = precisions['fp16']
 
     def step(name: str, flags: list) -> Step:
         work_dir = args.out / f'digits-{name}'
@@ -145,7 +145,7 @@ def digits(args) -> list:
         def read() -> dict:
             return last_scalars(work_dir, 0 if args.tiny else DIGITS_BAR)
 
-        path = 'eager' if name.endswith('eager') else 'auto'
+        path = 'triton' if name.endswith('triton') else 'auto'
         command = ['env', f'SCSA_BACKEND={path}', sys.executable]
         command += ['tools/train.py', DIGITS_CONFIG, '--work-dir', work_dir]
         return Step(f'digits-{name}', [*command, *flags, *options], read, timed=False)
