@@ -6,11 +6,13 @@ from typing import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .attention_maps import pixel_gate
 from .output import plt
 
 COLUMNS = 5
+FONT = 11  # points: read at half width too
 LINES = {'height': '-', 'width': '--'}
 
 
@@ -35,15 +37,15 @@ def draw(
         head: Which head's matrix.
     """
     figure, axes = plt.subplots(
-        3, COLUMNS, figsize=(2.5 * COLUMNS, 7), squeeze=False, layout='constrained'
+        3, COLUMNS, figsize=(2.7 * COLUMNS, 7.5), squeeze=False, layout='constrained'
     )
     for axis in axes.flat:
         axis.set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=FONT + 1)
 
     panel(axes[0, 0], 'image').imshow(picture)
     for axis, key in zip(axes[0, 1:], ('before', 'after')):
-        image = panel(axis, f'map {key}, mean of {len(arrays[key])} channels')
+        image = panel(axis, f'map {key} (mean)')
         bar(figure, axis, image.imshow(arrays[key].mean(0), cmap='viridis'))
     if 'channel' in arrays:
         draw_channel_gate(figure, axes[0, 3], axes[0, 4], arrays, head)
@@ -56,29 +58,32 @@ def draw(
 def panel(axis: plt.Axes, title: str, ticks: bool = False) -> plt.Axes:
     """Show an axis, with a title and, for curves, its ticks."""
     axis.set_visible(True)
-    axis.set_title(title, fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.set_title(title, fontsize=FONT)
+    axis.tick_params(labelsize=FONT - 2)
     if not ticks:
         axis.set(xticks=[], yticks=[])
     return axis
 
 
-def bar(figure: Figure, axes, image) -> None:
-    figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).ax.tick_params(labelsize=7)
+def bar(figure: Figure, axis: plt.Axes, image) -> None:
+    # Inset: as high as the image, whatever its shape.
+    inset = axis.inset_axes([1.04, 0, 0.06, 1])
+    figure.colorbar(image, cax=inset).ax.tick_params(labelsize=FONT - 2)
 
 
 def draw_channel_gate(figure: Figure, histogram, matrix, arrays, head: int) -> None:
     """The histogram of the channel gate, and the channel × channel matrix of a head."""
     axis = panel(histogram, 'channel gate', ticks=True)
     axis.hist(arrays['channel'], bins=30)
-    axis.set_ylabel('channels', fontsize=8)
+    axis.set_ylabel('channels', fontsize=FONT)
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axis.ticklabel_format(axis='x', useOffset=False)
     axis.locator_params(axis='x', nbins=4)
     axis.tick_params(axis='x', labelrotation=20)
     attention = arrays['attention'][head]
-    of = f'head {head + 1} of {len(arrays["attention"])}: channel × channel'
+    of = f'matrix of head {head + 1} of {len(arrays["attention"])}'
     bar(figure, matrix, panel(matrix, of).imshow(attention, cmap='viridis'))
-    matrix.set_xlabel(f'a row sums to 1; even: {1 / len(attention):.2g}', fontsize=7)
+    matrix.set_xlabel(f'a row sums to 1; even: {1 / len(attention):.2g}', fontsize=FONT - 1)
 
 
 def draw_pixel_gates(figure: Figure, axes, arrays, picture, kernels) -> None:
@@ -107,7 +112,8 @@ def draw_strips(axes, arrays, kernels) -> None:
             place = np.arange(gate.shape[1])
             axis.plot(place, gate.mean(0), line, label=key)
             axis.fill_between(place, gate.min(0), gate.max(0), alpha=0.2)
-        axis.set_xlabel('row or column of the map', fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axis.set_xlabel('row or column', fontsize=FONT)
         axis.sharey(axes[0])
     handles, _ = axes[0].get_legend_handles_labels()
     axes[4].set_visible(True)
@@ -115,7 +121,7 @@ def draw_strips(axes, arrays, kernels) -> None:
     labels = ['gates of the rows', 'gates of the columns']
     what = 'line: mean of the channels\nband: their range'
     place = dict(loc='upper left', frameon=False)
-    axes[4].legend(handles, labels, title=what, fontsize=8, title_fontsize=8, **place)
+    axes[4].legend(handles, labels, title=what, fontsize=FONT, title_fontsize=FONT, **place)
 
 
 def group_name(group: int, kernels: Sequence[int]) -> str:

@@ -13,6 +13,8 @@ from .output import plt, save_arrays, save_figure
 
 ROWS = 6  # images on a sheet
 CMAP = 'viridis'
+FONT = 11  # points: read at half width too
+WIDTH, TITLE, LEAST_HEIGHT = 2.3, 0.35, 3.5  # inches: of a column, above an image, of a sheet
 # An image's path, its pixels (H, W, 3), and the map of each model by name; None: nothing found.
 Row = Tuple[Path, np.ndarray, Dict[str, Optional[ActivationMap]]]
 
@@ -46,26 +48,28 @@ def draw(rows: Sequence[Row]) -> Figure:
     """Images below one another, the maps of the models beside each."""
     models = list(rows[0][2])
     columns = 1 + len(models)
+    # As high as the images are: a row for squares would leave gaps round wide ones.
+    heights = [WIDTH * min(image.shape[0] / image.shape[1], 2) + TITLE for _, image, _ in rows]
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(2.3 * columns + 0.8, 2.6 * len(rows)), squeeze=False,
-        layout='constrained',
+        len(rows), columns, figsize=(WIDTH * columns + 1, max(sum(heights), LEAST_HEIGHT)),
+        squeeze=False, layout='constrained', height_ratios=heights,
     )  # fmt: skip
     for (path, image, maps), line in zip(rows, axes):
         line[0].imshow(image)
-        line[0].set_title(path.name, fontsize=8)
+        line[0].set_title(path.name, fontsize=FONT)
         for axis, (model, one) in zip(line[1:], maps.items()):
             if one is None:
-                axis.set_title(f'{model}: nothing found', fontsize=8)
+                axis.set_title(f'{model}: nothing found', fontsize=FONT)
                 axis.imshow(image)
                 continue
-            axis.set_title(f'{model}: {one.name}, {one.score:.2f}', fontsize=8)
+            axis.set_title(f'{model}: {one.name}, {one.score:.2f}', fontsize=FONT)
             overlay(axis, one)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), CMAP)
-    bar = figure.colorbar(colours, ax=axes, shrink=min(1, 2 / len(rows)), aspect=30)
-    bar.set_label('heat, each map from 0 to 1', fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar = figure.colorbar(colours, ax=axes, shrink=min(1, LEAST_HEIGHT / sum(heights)), aspect=30)
+    bar.set_label('heat, each map from 0 to 1', fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT - 1)
     return figure
 
 

@@ -10,6 +10,7 @@ from .receptive_field import Field
 
 DECADES = 4  # what is less than 10^-4 of the largest is drawn as that
 SHARES = (0.5, 0.95)
+FONT = 11  # points: read at half width too
 
 
 def draw(fields: dict[str, dict[str, Field]]) -> Figure:
@@ -21,7 +22,7 @@ def draw(fields: dict[str, dict[str, Field]]) -> Figure:
     models, columns = list(fields), len(next(iter(fields.values())))
     rows = len(models) + 1
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.4 * columns + 1.2, 2.5 * rows), squeeze=False,
+        rows, columns, figsize=(2.5 * columns + 1.2, 2.6 * rows), squeeze=False,
         layout='constrained',
     )  # fmt: skip
     for row, model in enumerate(models):
@@ -29,21 +30,22 @@ def draw(fields: dict[str, dict[str, Field]]) -> Figure:
             axis = axes[row, column]
             image = draw_field(axis, one)
             height, width = one.map_size
-            axis.set_title(f'{model}\n{layer}, {height} × {width}', fontsize=8)
+            short = layer.replace('backbone.', '')
+            axis.set_title(f'{model}: {short}\nmap of {height} × {width}', fontsize=FONT)
             curve = axes[-1, column]
             curve.plot(one.share * 100, label=model)
-            curve.set_xlabel('side of the square (pixels)', fontsize=8)
+            curve.set_xlabel('side of square (pixels)', fontsize=FONT)
     for axis in axes[-1]:
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=FONT - 1)
         axis.grid(alpha=0.3)
         axis.set(ylim=(0, 101), xlim=(0, None))
         for share in SHARES:
             axis.axhline(share * 100, color='black', linewidth=0.8, linestyle=':')
-    axes[-1, 0].set_ylabel('inside (%)', fontsize=8)
-    axes[-1, 0].legend(fontsize=7)
+    axes[-1, 0].set_ylabel('inside (%)', fontsize=FONT)
+    axes[-1, 0].legend(fontsize=FONT)
     bar = figure.colorbar(image, ax=axes[:-1], shrink=0.8)
-    bar.set_label('log₁₀ of gradient / largest', fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label('log₁₀ of gradient / largest', fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT - 1)
     return figure
 
 

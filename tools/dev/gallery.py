@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Sequence
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ CLASSIFIERS = [
     for name, config in (('plain', 'resnet18_digits'), ('SCSA', 'resnet18_digits_scsa'))
 ]
 SIDE = 320  # of the photographs
-WITH_PHOTOGRAPHS = ('features_photo_china', 'cam')
+WITH_PHOTOGRAPHS = ('features_photo_china', 'cam', 'gates')
 
 
 def collect_images() -> None:
@@ -41,10 +42,10 @@ def collect_images() -> None:
         photograph.save(ROOT / IMAGES / f'photo_{Path(name).stem}.png')
 
 
-def draw(tool: str, *arguments: str) -> Path:
-    """Runs a tool for both classifiers; returns the folder that it wrote to."""
+def draw(tool: str, *arguments: str, models: Sequence[str] = CLASSIFIERS) -> Path:
+    """Runs a tool for classifiers, both unless said; returns the folder that it wrote to."""
     out = OUT / tool
-    command = [sys.executable, f'tools/visualization/{tool}.py', *arguments, *CLASSIFIERS]
+    command = [sys.executable, f'tools/visualization/{tool}.py', *arguments, *models]
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     subprocess.run([*command, '--out-dir', str(out)], cwd=ROOT, env=environment, check=True)
     return ROOT / out
@@ -69,6 +70,9 @@ def main() -> None:
     for name in ('digit_3', 'photo_china'):
         publish(features / f'{name}.png', f'features_{name}')
     publish(draw('cam', str(IMAGES)) / 'cam_001.png', 'cam')
+    gates, layer = IMAGES / 'photo_china.png', 'backbone.layer1.0.attn'
+    gates = draw('attention_maps', str(gates), '--layers', layer, models=CLASSIFIERS[1:])
+    publish(gates / f'photo_china/SCSA/{layer}.png', 'gates')
     fields = draw('receptive_field', 'data/digits/val', '--images', '100')
     publish(fields / 'field.png', 'receptive_field')
 
