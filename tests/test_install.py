@@ -1,5 +1,6 @@
 """Every kind of install holds the package, the configs and the tools, and leaves nothing behind."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from tools_helpers import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [
@@ -186,6 +188,60 @@ def test_wheel_install_serves_configs_and_goes_without_trace(wheel, target):
     (target.folder / 'child.py').unlink()
     target.pip('uninstall', '-y', 'scsa-attention')
     assert set(target.folder.rglob('*')) == before
+
+
+DRAWING = [ROOT / 'tools/infer.py', *sorted((ROOT / 'tools/visualization').glob('*.py'))]
+
+
+@pytest.fixture(scope='module')
+def far_from_the_checkout(wheel, tmp_path_factory):
+    """An installed wheel, and a folder with configs that inherit ours, weights, images, a log."""
+    for module in ('mmpretrain', 'matplotlib', 'pytorch_grad_cam', 'skimage'):
+        pytest.importorskip(module)
+    import numpy as np
+    from PIL import Image
+
+    target, place = Target(tmp_path_factory.mktemp('env')), tmp_path_factory.mktemp('place')
+    target.install(wheel)
+    for name in ('resnet18_digits', 'resnet18_digits_scsa'):
+        (place / f'{name}.py').write_text(f"_base_ = 'scsa::quickstart/{name}.py'\n")
+        classes = [str(digit) for digit in range(10)]
+        save_checkpoint(f'configs/quickstart/{name}.py', place / f'{name}.pth', classes)
+    for label in ('3', '5'):
+        (place / 'images' / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (56, 56), np.uint8)
+            Image.fromarray(pixels).save(place / f'images/{label}/{number}.png')
+    log = place / 'run/20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 1.0, "lr": 0.1, "epoch": 1, "iter": 1, "step": 1}\n')
+    return target, place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', DRAWING, ids=lambda tool: tool.stem)
+def test_the_tools_that_draw_run_from_a_wheel(tool, far_from_the_checkout):
+    """By the path that docs/visualization.md gives."""
+    target, place = far_from_the_checkout
+    page = (ROOT / 'docs/visualization.md').read_text('utf-8')
+    folder = re.search(r'python "(\$\(python -c .*?\)/\.mim/tools)/visualization/', page)[1]
+    path = os.pathsep.join([str(target.python.parent), os.environ['PATH']])
+    shell = {**os.environ, 'PATH': path, 'PYTHONPATH': '', 'SCSA_DEBUG': '1'}
+    (folder,) = run('bash', '-c', f'echo "{folder}"', cwd=place, env=shell).splitlines()
+    assert target.site in Path(folder).parents
+    scsa, plain = (
+        f'--model={n}={n}.py,{n}.pth' for n in ('resnet18_digits_scsa', 'resnet18_digits')
+    )
+    given = {
+        'infer': ['resnet18_digits_scsa.py', 'resnet18_digits_scsa.pth', 'images'],
+        'attention_maps': ['images/3/0.png', scsa],
+        'curves': ['run'],
+        'similarity': ['cka', 'images', scsa, plain],
+    }.get(tool.stem, ['images', scsa, plain])
+    installed = Path(folder) / tool.relative_to(ROOT / 'tools')
+    run(target.python, installed, *given, '--out-dir', tool.stem, cwd=place, env=shell)
+    drawn = list((place / tool.stem).rglob('*.png'))
+    assert drawn and min(picture.stat().st_size for picture in drawn) > 1000
 
 
 @pytest.mark.parametrize('mode', ['lenient', 'strict'])
