@@ -15,13 +15,13 @@ from .compare import Candidate, environment
 from .complexity import build, count_flops, count_parameters, standard_input
 
 
-def size_of(config: Candidate) -> dict:
-    """Parameters and GFLOPs, as far as the config lets them be counted."""
+def size_of(config: Candidate, shape: tuple[int, int] | None = None) -> dict:
+    """Parameters and GFLOPs of an image of that shape, as far as they can be counted."""
     cfg = Config.fromfile(config.path)
     try:
         model = build(cfg)
         found = dict(parameters=count_parameters(model))
-        return dict(found, gflops=count_flops(model, *standard_input(cfg)) / 1e9)
+        return dict(found, gflops=count_flops(model, *(shape or standard_input(cfg))) / 1e9)
     except Exception as error:  # another's model may refuse to be traced in any way
         print(f'{config.name}: not counted: {type(error).__name__}: {first_line(error)}')
         return locals().get('found', {})
@@ -32,7 +32,13 @@ def first_line(error: Exception) -> str:
 
 
 def measure(
-    configs: list[Candidate], out: Path, tools: Path, batch: int, repeats: int, gpu: str | None
+    configs: list[Candidate],
+    out: Path,
+    tools: Path,
+    batch: int,
+    repeats: int,
+    gpu: str | None,
+    shape: tuple[int, int] | None = None,
 ) -> dict[str, dict]:
     """Images a second and peak memory, configs in turn, by ``tools/analysis/benchmark.py``.
 
@@ -45,10 +51,11 @@ def measure(
         batch: Images of a step.
         repeats: Steps to time.
         gpu: Which GPU to use, if several are there.
+        shape: Height and width of the images, if they are not to be the configs' own.
     """
     groups = defaultdict(list)
     for config in configs:
-        groups[standard_input(config.cfg)].append(config)
+        groups[shape or standard_input(config.cfg)].append(config)
     found: dict[str, dict] = defaultdict(dict)
     for (height, width), group in groups.items():
         for mode in ('train', 'test'):

@@ -24,7 +24,7 @@ pytest.importorskip('mmpretrain', reason='the tools drive OpenMMLab')
 from mmengine.config import Config
 from tools_helpers import ROOT
 
-from scsa.analysis import compare, compare_page, compare_table
+from scsa.analysis import compare, compare_costs, compare_page, compare_table
 from scsa.analysis.compare import Candidate, Run, Work, runs_of, slots_of
 from scsa.analysis.compare_table import choose_metric, holm, paired, table_rows
 from scsa.cli import UserError
@@ -300,7 +300,7 @@ def test_a_run_whose_test_gave_no_number_is_reported(tmp_path, tools, capsys):
     for config in configs:
         config.path.write_text('')
     runs[0].metrics.write_text('{}')  # as mmdet's evaluators leave it when nothing is detected
-    args = argparse.Namespace(out=tmp_path, metric=None, no_speed=True)
+    args = argparse.Namespace(out=tmp_path, metric=None, no_speed=True, shape=None)
     report(args, configs, runs, {})
     assert 'a seed 0: its test gave no accuracy/top1' in capsys.readouterr().out
     table = json.loads((tmp_path / 'table.json').read_text())
@@ -308,6 +308,28 @@ def test_a_run_whose_test_gave_no_number_is_reported(tmp_path, tools, capsys):
     runs[1].metrics.write_text('{}')
     with pytest.raises(UserError, match='the tests gave no number'):
         report(args, configs, runs, {})
+
+
+def test_the_image_size_is_given_where_the_pipeline_does_not_say_it(tmp_path, monkeypatch, capsys):
+    path, seen = tmp_path / 'a.py', []
+    backbone = dict(type='mmpretrain.MobileNetV2', widen_factor=0.1)
+    model = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
+    text = f'model = {model}\ntrain_dataloader = dict(dataset=dict(pipeline=[]))'
+    path.write_text(f'{text}\ndefault_scope = "mmpretrain"')
+    one = Candidate('a', path, Config.fromfile(path))
+    assert 'gflops' not in compare_costs.size_of(one)
+    assert 'a: not counted: ' in capsys.readouterr().out
+    small, large = (compare_costs.size_of(one, shape)['gflops'] for shape in ((32, 32), (32, 64)))
+    assert small > 0 and large == pytest.approx(2 * small)
+
+    def benchmark(tools, file, arguments, gpu):
+        seen.append(arguments[arguments.index('--size') + 1 :][:2])
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('{"rows": [{"images_per_second": 1, "peak": 1}]}')
+
+    monkeypatch.setattr(compare_costs, '_benchmark', benchmark)
+    compare_costs.measure([one], tmp_path, tmp_path, 4, 1, None, (32, 64))
+    assert seen == [[32, 64], [32, 64]]
 
 
 def test_share_done(tmp_path):

@@ -48,7 +48,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1)
 """
 MEASURED = ('train_images_per_second', 'test_images_per_second', 'peak_mb')
-SMALL = ('--jobs', '2', '--speed-batch', '4', '--speed-repeats', '2')
+SMALL = ('--jobs', '2', '--speed-batch', '4', '--speed-repeats', '2', '--shape', '28')
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +97,8 @@ def test_a_twin_differs_by_nothing_and_a_lame_one_is_worse(whole):
 
 @pytest.mark.slow
 def test_killed_five_times_it_ends_with_the_same_table(whole, configs, tmp_path):
-    started = command(configs, ('plain', 'lame'), tmp_path)
+    two = ('--seeds', '0', '1', '--no-speed')  # four runs; most of each is the start of Python
+    started = command(configs, ('plain', 'lame'), tmp_path, *two)
     draw = random.Random(0)
 
     def checkpoints():
@@ -113,7 +114,7 @@ def test_killed_five_times_it_ends_with_the_same_table(whole, configs, tmp_path)
         while checkpoints() < goal:
             assert process.poll() is None, 'ended too early to prove anything'
             time.sleep(0.05)
-        time.sleep(draw.uniform(0, 2))
+        time.sleep(draw.uniform(0, 0.5))  # longer, and four runs are over before five kills
         if kill % 2:  # the comparison alone: its processes live on
             process.kill()
         else:
@@ -122,7 +123,7 @@ def test_killed_five_times_it_ends_with_the_same_table(whole, configs, tmp_path)
     run_tool(*started)
     out = whole[0]
     before = {path: path.stat().st_mtime_ns for path in out.glob('*/seed*/metrics.json')}
-    run_tool(*command(configs, ('plain', 'lame'), out))  # its table of these two
+    run_tool(*command(configs, ('plain', 'lame'), out, *two))  # its table of these
     assert rows(tmp_path) == rows(out)
     assert before == {path: path.stat().st_mtime_ns for path in before}  # nothing done again
 
@@ -177,6 +178,7 @@ def test_what_is_refused(configs, tmp_path, monkeypatch, capsys):
     for gpus, said in (('0,0', 'one is named twice'), ('999', 'GPU 999 is not here')):
         asked = ('tools/analysis/compare.py', configs / 'plain.py', '--gpus', gpus)
         assert f'--gpus {gpus}: {said}' in refusal(monkeypatch, capsys, *asked)
+    assert '--shape: give a side' in line(['plain'], '--shape', '28', '0')
     assert 'give KEY=VALUE' in line(['plain'], '--cfg-options', 'train_cfg')
     missing = line(['plain'], '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere')
     assert 'data root not found: /nowhere' in missing

@@ -34,6 +34,10 @@ def parse_args() -> argparse.Namespace:
         '--speed-batch', type=int, help="images of a timed step [the first config's]"
     )
     parser.add_argument('--speed-repeats', type=int, default=10, help='steps that are timed [10]')
+    parser.add_argument(
+        '--shape', nargs='+', type=int, metavar='PIXELS',
+        help="side, or height and width, for GFLOPs and speed [the training pipeline's]",
+    )  # fmt: skip
     parser.add_argument('--no-speed', action='store_true', help='measure no speed and no memory')
     parser.add_argument(
         '--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='for all configs'
@@ -41,6 +45,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.jobs < 1:
         raise UserError(f'--jobs {args.jobs}: give 1 or more')
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+        raise UserError('--shape: give a side, or height and width, in pixels')
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f'--seeds {" ".join(map(str, args.seeds))}: one is given twice')
     return args
@@ -94,12 +100,15 @@ def report(args, configs: list, runs: list, failed: dict) -> None:
         else:  # mmdet's evaluators give nothing at all then
             failed[one.label] = f'its test gave no {metric}; did it detect anything?'
             print(f'{one.label}: {failed[one.label]}')
-    costs = {config.name: compare_costs.size_of(config) for config in configs}
+    shape = tuple((args.shape * 2)[:2]) if args.shape else None
+    costs = {config.name: compare_costs.size_of(config, shape) for config in configs}
     if not args.no_speed:
         batch = args.speed_batch or configs[0].cfg.train_dataloader.get('batch_size') or 1
         gpu = args.gpus[0] if args.gpus else None
         try:
-            speeds = compare_costs.measure(configs, args.out, TOOLS, batch, args.speed_repeats, gpu)
+            speeds = compare_costs.measure(
+                configs, args.out, TOOLS, batch, args.speed_repeats, gpu, shape
+            )
             for name, speed in speeds.items():
                 costs[name].update(speed)
         except UserError as error:  # the rest is not lost
