@@ -102,7 +102,7 @@ def tokens_kernel(
     LAST: tl.constexpr, ALIGN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """x, a_h (B, C, H), a_w (B, C, W) -> window averages y (B, C, rows, cols)."""
-    BJ: tl.constexpr = 8 if BW >= 64 else BW // 8
+    BJ: tl.constexpr = BW // 8 if BW <= 64 else 4
     C, W, b, c, _, first, last = program(C, H, W, height, splits, LAST, ALIGN, BC)
     w = tl.arange(0, BW)
     x += b * C * H * W
@@ -218,7 +218,7 @@ def launch(x: Tensor, height: int) -> Launch:
     least_c = 1
     if last:
         programs = batch * triton.cdiv(channels, CHANNELS_LAST) * bands
-        many = block_w > 16 and programs >= PROGRAMS
+        many = 16 < block_w <= 64 and programs >= PROGRAMS
         least_c = CHANNELS_LAST if many else CHANNELS_LAST // 2
     block_r = min(HEIGHT, max(1, TILE // (block_w * least_c)), triton.next_power_of_2(height))
     block_c = max(least_c, SMALL_TILE // (block_w * block_r))
