@@ -247,12 +247,13 @@ def test_a_whole_backbone_is_one_graph_forward_and_back(backbone, name, backend)
         pytest.skip("this torch cannot compile mmengine's wrapper of the FFN, in plain Swin too")
     torch._dynamo.reset()
     _, our_class, options = BACKBONES[backbone]
-    model = our_class(**options, attn_cfg=attn_cfg(name)).train()
-    image, results = torch.randn(2, 3, 64, 64), []
+    # Double precision: batch norm over the few values of the last maps makes much of a rounding.
+    model = our_class(**options, attn_cfg=attn_cfg(name)).train().double()
+    image, results = torch.randn(2, 3, 64, 64, dtype=torch.float64), []
     for run in (model, torch.compile(model, fullgraph=True, backend=backend)):
         model.zero_grad()
         out = run(image)[-1]
         out.square().mean().backward()
         results.append((out.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     for expected, found in zip(*results):
-        assert distance(found, expected) < 1e-4
+        assert distance(found, expected) < 1e-6
