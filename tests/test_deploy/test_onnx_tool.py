@@ -82,13 +82,18 @@ def test_refusals(monkeypatch, capsys, tmp_path):
 BACKBONES = {
     'resnet50_1xb128_in1k_scsa': [(2, 64, 96), (1, 224, 224), (3, 160, 64)],
     'mobilenet-v2_1xb96_in1k_scsa': [(2, 64, 96), (1, 224, 224), (3, 160, 64)],
-    'swin-tiny_16xb64_in1k_scsa': [(2, 224, 224), (1, 112, 224), (1, 96, 160)],
+    # Seven pixels at least in the last stage, as mmpretrain's Swin wants them.
+    'swin-tiny_16xb64_in1k_scsa': [(2, 224, 224), (1, 256, 224), (1, 224, 320)],
 }
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    torch.__version__ < '2.2',
+    reason='its exporter loses the size of the map, and lays out no pooling to 6 cells without',
+    strict=True,
+)
 def test_upernet_of_a_fixed_size(export):
-    """Torch 2.1 exports its pooling to 1, 2, 3 and 6 cells where they divide the map."""
     pytest.importorskip('mmcv.ops', reason='mmseg needs its compiled operators')
     options = ('--shape', '192', '192', '--check', '--exporter', 'trace')
     classes = ['background', *'0123456789']
