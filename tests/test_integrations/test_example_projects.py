@@ -17,7 +17,6 @@ def test_the_timm_loop_learns():
     assert runpy.run_path(str(EXAMPLES / 'timm_digits.py'))['main'](4) > 0.9
 
 
-@pytest.mark.slow
 @pytest.mark.alone
 def test_a_folder_of_images_becomes_a_classifier_that_names_them(tmp_path):
     pytest.importorskip('mmpretrain', reason='the tools drive OpenMMLab')
