@@ -107,3 +107,9 @@ def test_refusals(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, 'path', ['', *sys.path])
     line = refusal(monkeypatch, capsys, TOOL, ROOT / DIGITS, tmp_path / 'none.onnx')
     assert 'ONNX file not found' in line and 'tools/deploy/onnx.py' in line
+    pytest.importorskip('mmdet', reason='its config inherits from mmdet')
+    (tmp_path / 'some.onnx').touch()
+    detector = ROOT / 'configs/quickstart/faster-rcnn_r18_scenes_scsa.py'
+    monkeypatch.setattr(sys, 'path', ['', *sys.path])
+    line = refusal(monkeypatch, capsys, TOOL, detector, tmp_path / 'some.onnx')
+    assert 'is no classifier of mmpretrain' in line

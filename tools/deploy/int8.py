@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.pop(0)  # this folder: what imports `onnx` would find a file there
 
-from scsa.cli import existing, run
+from scsa.cli import UserError, existing, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,13 +31,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    existing(Path(args.config), 'config', 'check the path')
+    existing(args.config, 'config', 'configs/ holds those of this project')
     source = existing(args.onnx, 'ONNX file', 'write it with tools/deploy/onnx.py')
     from mmengine.config import Config
 
     from scsa.deploy import int8, onnx
 
     cfg = Config.fromfile(args.config)
+    if cfg.get('default_scope') != 'mmpretrain':
+        raise UserError(f'{args.config} is no classifier of mmpretrain; this tool takes no other')
     target = args.out or source.with_suffix('.int8.onnx')
     calibrating = (image for image, _ in images(cfg, cfg.train_dataloader))
     int8.quantise(source, target, itertools.islice(calibrating, args.images))

@@ -60,7 +60,7 @@ def products(
     Returns:
         Sums of x grad a_w over W (B, C, H) and of x grad a_h over H (B, C, W); with a ``window``
         also those of x a_w over its columns (B, C, H, cols) and of x a_h over its rows
-        (B, C, rows, W), else None.
+        (B, C, rows, W), else None. The kernels never give these two: they have `token_products`.
     """
     gate_w = match(a_w.unsqueeze(2), x)
     product = x * grad
