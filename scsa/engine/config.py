@@ -106,7 +106,7 @@ def move_data(cfg: Config, root: str) -> None:
     found = {
         f'{key}.data_root': str(dataset['data_root']).rstrip('/')
         for part in parts
-        for key, dataset in _datasets(cfg.get(part), part)
+        for key, dataset in innermost_datasets(cfg.get(part), part)
         if dataset.get('data_root')
     }
     roots = set(found.values())
@@ -236,7 +236,7 @@ def check_files(cfg: Config, loaders: list[str]) -> None:
         return True
 
     for loader in loaders:
-        for key, dataset in _datasets(cfg.get(loader), loader):
+        for key, dataset in innermost_datasets(cfg.get(loader), loader):
             _check_dataset(key, dataset, require)
         name = loader.replace('dataloader', 'evaluator')
         evaluators = cfg.get(name) or []
@@ -262,7 +262,7 @@ def _weights_help(key: str, checkpoint: str) -> str:
     return f'set {key}.checkpoint to the checkpoint of an ImageNet run'
 
 
-def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
+def innermost_datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
     """Yield every innermost dataset dict below a dataloader, with its key."""
     if not isinstance(node, dict):
         return
@@ -271,7 +271,7 @@ def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
     if not inner and 'dataloader' not in key.rsplit('.', 1)[-1]:
         yield key, node
     for name, child in inner:
-        yield from _datasets(child, name)
+        yield from innermost_datasets(child, name)
 
 
 def _check_dataset(key: str, dataset: dict, require: Callable[[str, str, str], bool]) -> None:
