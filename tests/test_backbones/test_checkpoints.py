@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,10 @@ def test_old_swin_checkpoints_are_read_as_the_parent_reads_them():
     assert found.missing_keys == scsa_keys(model) and found.unexpected_keys == []
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13),
+    reason="the first SciPy for Python 3.13 has no interp2d, which mmpretrain's Swin calls",
+)
 def test_a_classifiers_swin_loads_into_a_detectors():
     plain = SwinTransformer(arch='tiny')
     model = SwinTransformerSCSA(arch='tiny', out_indices=(0, 1, 2, 3), window_size=8)

@@ -8,7 +8,7 @@ compile() { # LANE, from which Python, below which, other files and options
         --universal --generate-hashes --no-annotate --no-strip-markers --python-version "$2" \
         -o "locks/$1.txt" "$1.txt" "${@:4}"
 }
-compile modern 3.12 3.13 - --excludes <(echo mmengine) <<<mmcv-lite
+compile modern 3.12 3.14 - --excludes <(echo mmengine) <<<mmcv-lite
 compile torch-newest 3.12 3.13
 compile ultralytics 3.12 3.13
 compile paper 3.8.1 3.12 - <<<mmcv-lite
