@@ -34,6 +34,7 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from scsa.engine.agreement import AgreementHook, check_loaders
     from scsa.engine.config import check_files, explained, load_config
     from scsa.engine.hooks import ClassNamesHook, CompleteWeightsHook
     from scsa.engine.testing import draw_predictions, use_tta
@@ -44,6 +45,7 @@ def main() -> None:
     cfg = load_config(args)
     cfg.load_from = str(checkpoint)
     check_files(cfg, ['test_dataloader'])
+    check_loaders(cfg, ['test_dataloader'])
     if args.tta:
         use_tta(cfg)
     if args.show_dir:
@@ -53,6 +55,7 @@ def main() -> None:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     with explained():
         runner.register_hook(ClassNamesHook())
+        runner.register_hook(AgreementHook())
         if not args.allow_missing:
             runner.register_hook(CompleteWeightsHook())
         if args.out and not args.out.endswith('.json'):

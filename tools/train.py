@@ -35,6 +35,7 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from scsa.engine.agreement import AgreementHook, check_before, check_loaders
     from scsa.engine.checkpoints import last_whole_checkpoint, write_whole
     from scsa.engine.config import (
         batch_note,
@@ -83,6 +84,7 @@ def main() -> None:
     check_files(cfg, loaders)
     leave_optimizer_out(cfg)
     cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
+    check_loaders(cfg, loaders)
 
     with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -90,8 +92,15 @@ def main() -> None:
     for line in [*(f'not resumed from: {line}' for line in left_out), *filter(None, [note])]:
         runner.logger.warning(line)
     with explained():
+        check_before(runner)
         for hook in (
-            *(ClassNamesHook, FrozenWeightsHook, ResumableSeedHook, ProgressLineHook),
+            *(
+                ClassNamesHook,
+                AgreementHook,
+                FrozenWeightsHook,
+                ResumableSeedHook,
+                ProgressLineHook,
+            ),
             *(FiniteLossHook, TerminationHook),
         ):
             runner.register_hook(hook())

@@ -325,6 +325,8 @@ def explained(*build_errors: type[Exception]) -> Iterator[None]:
                 f'unknown class name {unknown[1]!r} in the config: it is not in the '
                 f'{unknown[2]} registry; check its spelling, default_scope and custom_imports'
             ) from error
+        if "doesn't match the number of specified classes" in text:  # mmpretrain's folders
+            raise UserError(f'the data do not fit the config: {text}') from error
         if isinstance(error, build_errors):
             raise UserError(f'the config does not build: {error}') from error
         raise

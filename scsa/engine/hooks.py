@@ -112,7 +112,10 @@ class ResumableSeedHook(Hook):
 
 
 class FilledWeightsHook(Hook):
-    """Note which weights of the model a checkpoint has filled."""
+    """Note which weights of the model a checkpoint has filled.
+
+    One of another shape has not: mmengine warns of it and leaves the weight as it was.
+    """
 
     def before_run(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -122,8 +125,10 @@ class FilledWeightsHook(Hook):
             self.handles.append(module._register_load_state_dict_pre_hook(note))
 
     def _note(self, name: str, module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-        own = [*module._parameters, *module._buffers]
-        self.filled.update(name + key for key in own if prefix + key in state_dict)
+        for key, own in {**module._parameters, **module._buffers}.items():
+            given = state_dict.get(prefix + key)
+            if own is not None and getattr(given, 'shape', None) == own.shape:
+                self.filled.add(name + key)
 
     def stop(self) -> None:
         """Note no more."""
@@ -174,7 +179,8 @@ class CompleteWeightsHook(FilledWeightsHook):
         ]
         if missing:
             raise UserError(
-                f'{runner.cfg.load_from} lacks {len(missing)} of {len(own)} weights of the model, '
+                f'{runner.cfg.load_from} lacks {len(missing)} of {len(own)} weights of the model '
+                '(or has them in another shape), '
                 f'which would be random: {_some(missing)}; give the checkpoint of this config, '
                 'or test all the same with --allow-missing'
             )
@@ -279,7 +285,8 @@ class ClassNamesHook(Hook):
         for inner in [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]:
             if inner is not None:
                 self._check(inner)
-        classes, found = dataset.metainfo.get('classes', ()), getattr(dataset, 'cat_ids', None)
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes', ())
+        found = getattr(dataset, 'cat_ids', None)
         if found is None or len(found) == len(classes):
             return
         known = [category['name'] for category in load(dataset.ann_file)['categories']]

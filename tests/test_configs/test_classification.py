@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
 import scsa  # noqa: F401 (registers the backbones)
+from scsa.engine.agreement import check_classes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'classification').glob('*_in1k*.py'))
@@ -115,6 +116,8 @@ def test_a_config_reads_imagenet_and_trains_a_step(path, imagenet):
         DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader)
     )
     assert len(train) == len(val) == 1000
+    for loader, dataset in (('train_dataloader', train), ('val_dataloader', val)):
+        check_classes(model, dataset, loader, cfg)
     batch = default_collate([train[3], train[999]])
     assert batch['inputs'].shape == (2, 3, 224, 224)
     assert [int(sample.gt_label) for sample in batch['data_samples']] == [3, 999]

@@ -22,6 +22,7 @@ from mmengine.registry import DATASETS, EVALUATOR, METRICS, DefaultScope
 from scsa import SCSA
 from scsa.analysis.complexity import count_parameters
 from scsa.datasets import digit_scenes, exdark, flir, visdrone
+from scsa.engine.agreement import outputs_of
 
 pytest.importorskip('mmcv.ops', reason='mmdet needs mmcv with its compiled operators')
 pytest.importorskip('mmdet')
@@ -43,6 +44,7 @@ TRAINED = [
 def test_predicts(name):
     cfg = read(name)
     model = build(cfg).eval()
+    assert set(outputs_of(model).values()) == {head_classes(cfg)}  # else no run would start
     batch = model.data_preprocessor(detection_batch(64, 64))
     with torch.no_grad():
         (result,) = model(**batch, mode='predict')
@@ -80,8 +82,8 @@ def test_reads_its_data(name, data_root, monkeypatch):
         test = DATASETS.build(cfg.test_dataloader.dataset)
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             EVALUATOR.build(dict(type='Evaluator', metrics=evaluator)).dataset_meta = val.metainfo
-    assert len(train.metainfo['classes']) == head_classes(cfg)
     for dataset in (train, val, test):
+        assert len(dataset.metainfo['classes']) == head_classes(cfg)
         assert len(dataset) > 0
         item = dataset[0]
         assert item['inputs'].dtype == torch.uint8 and item['inputs'].ndim == 3

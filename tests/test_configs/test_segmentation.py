@@ -21,6 +21,7 @@ from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
 from scsa import SCSA
 from scsa.analysis.complexity import count_parameters
 from scsa.datasets.digit_scenes import SEGMENTATION_CLASSES
+from scsa.engine.agreement import outputs_of
 
 pytest.importorskip('mmcv.ops', reason='mmseg needs mmcv with its compiled operators')
 pytest.importorskip('mmseg')
@@ -42,6 +43,7 @@ TRAINED = [
 def test_predicts(name):
     cfg = read(name)
     model = build(cfg).eval()
+    assert set(outputs_of(model).values()) == {head_classes(cfg)}  # else no run would start
     batch = model.data_preprocessor(segmentation_batch(64, 96))
     with torch.no_grad():
         (result,) = model(**batch, mode='predict')
@@ -73,9 +75,9 @@ def test_reads_its_data(name, data_root, monkeypatch):
         train = DATASETS.build(cfg.train_dataloader.dataset)
         val = DATASETS.build(cfg.val_dataloader.dataset)
         EVALUATOR.build(dict(type='Evaluator', metrics=cfg.val_evaluator))
-    assert len(train.metainfo['classes']) == head_classes(cfg)
     assert (len(train), len(val)) == (4, 2)
     for dataset in (train, val):
+        assert len(dataset.metainfo['classes']) == head_classes(cfg)
         item = dataset[0]
         assert item['inputs'].dtype == torch.uint8 and item['inputs'].ndim == 3
         labels = item['data_samples'].gt_sem_seg.data.unique().tolist()

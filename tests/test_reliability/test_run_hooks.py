@@ -11,6 +11,8 @@ import torch
 from tools_helpers import CONFIG, ROOT, environment, refusal, save_checkpoint, tiny
 
 pytest.importorskip('mmpretrain', reason='the hooks are those of runs with mmengine')
+from mmengine.runner.checkpoint import load_state_dict
+
 from scsa.cli import UserError
 from scsa.engine.checkpoints import last_whole_checkpoint
 from scsa.engine.hooks import CompleteWeightsHook, FiniteLossHook
@@ -40,7 +42,7 @@ def load_and_test(model, state):
     runner = SimpleNamespace(model=model, cfg=SimpleNamespace(load_from='a.pth'))
     hook = CompleteWeightsHook()
     hook.before_run(runner)
-    model.load_state_dict(state, strict=False)
+    load_state_dict(model, state)
     hook.before_test(runner)
 
 
@@ -52,6 +54,9 @@ def test_a_checkpoint_of_a_part_of_the_model_is_not_tested():
         part = {key: value for key, value in state.items() if key != lost}
         with pytest.raises(UserError, match=rf'a\.pth lacks 1 of 7 .*: {lost};.*--allow-missing'):
             load_and_test(model, part)
+    other = dict(state, **{'0.bias': torch.zeros(3)})
+    with pytest.raises(UserError, match=r'lacks 1 of 7 .*another shape\), .*: 0\.bias;'):
+        load_and_test(model, other)
 
 
 def test_the_checkpoint_of_another_task_is_not_tested(digits, tmp_path, monkeypatch, capsys):
