@@ -2,9 +2,9 @@
 
 nox makes no environments here: one holds gigabytes, and mmcv's ops compile for minutes. Each
 session completes and uses the one of tools/dev/env.py, which `make` and the person at the
-keyboard use too. The tests run in parallel on the cores there are, a file in one process, then
-those that are marked `alone`; with PYTEST_ARGS all in one process. What a session found is noted
-for the table of docs/versions.md.
+keyboard use too. The tests run in parallel on the cores there are, a file in one process, first
+those that are marked `long`; then come those that are marked `alone`, which measure. With
+PYTEST_ARGS all run in one process. What a session found is noted for the table of docs/versions.md.
 """
 
 import os
@@ -90,9 +90,9 @@ def tests_of(lane, task):
             return
         cores = min(os.cpu_count() or 1, 4)  # a process takes up to 2 GB
         threads = os.environ.get('OMP_NUM_THREADS', str((os.cpu_count() or 1) // cores))
-        parallel = ('-n', str(cores), '--dist', 'loadfile', '-m', 'not alone')
+        parallel = ('-n', str(cores), '--dist', 'loadfile', '--no-loadscope-reorder')
         parts = [
-            ('', parallel, {'OMP_NUM_THREADS': threads}),
+            ('', (*parallel, '-m', 'not alone'), {'OMP_NUM_THREADS': threads}),
             ('-alone', ('-m', 'alone'), {}),
         ]
         reports, failed = [], False

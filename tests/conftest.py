@@ -12,6 +12,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # What takes minutes comes first, so that in parallel no process is left with it at the end.
+    items.sort(key=lambda item: item.get_closest_marker('long') is None)
     if not config.getoption('--slow'):
         for item in items:
             if item.get_closest_marker('slow'):

@@ -48,8 +48,16 @@ def test_a_trace_runs_at_other_sizes(module):
     agree(torch.jit.trace(module, torch.randn(2, 32, 28, 30)), module)
 
 
-@pytest.mark.parametrize('dynamic', [False, True])
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('training', 'dynamic'),
+    [
+        (False, False),
+        (True, True),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
+)
 def test_compile_without_graph_break(module, dynamic, training):
     torch._dynamo.reset()
     # aot_eager captures forward and backward as inductor would, without a C++ compiler's minutes.

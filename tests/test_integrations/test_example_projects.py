@@ -11,13 +11,13 @@ from tools_helpers import ROOT, run_tool
 EXAMPLES = ROOT / 'examples'
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_the_timm_loop_learns():
     pytest.importorskip('timm', reason='needs timm')
     assert runpy.run_path(str(EXAMPLES / 'timm_digits.py'))['main'](4) > 0.9
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_a_folder_of_images_becomes_a_classifier_that_names_them(tmp_path):
     pytest.importorskip('mmpretrain', reason='the tools drive OpenMMLab')
     from scsa.datasets.digits import write_digits

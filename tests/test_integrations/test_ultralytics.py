@@ -147,7 +147,7 @@ def trained(tmp_path_factory):
     return model, folder
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_two_epochs_train_the_attention_and_the_checkpoint_has_it(trained):
     _, folder = trained
     results = (folder / 'run/results.csv').read_text().strip().splitlines()
@@ -161,7 +161,7 @@ def test_two_epochs_train_the_attention_and_the_checkpoint_has_it(trained):
     assert len(labels) == 16 and len(labels[0].read_text().split()) % 5 == 0
 
 
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.parametrize('dynamic', [False, True])
 def test_the_exported_onnx_computes_the_same(trained, dynamic):
     onnxruntime = pytest.importorskip('onnxruntime')

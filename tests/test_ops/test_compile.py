@@ -101,8 +101,16 @@ def swin():
     return SwinTransformerSCSA(arch=arch, out_indices=(1,), pad_small_map=True, drop_path_rate=0.0)
 
 
-@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('dynamic', [False, True], ids=['static', 'dynamic'])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('training', 'dynamic'),
+    [
+        pytest.param(False, False, id='eval-static'),
+        pytest.param(True, True, id='train-dynamic'),
+        pytest.param(False, True, id='eval-dynamic', marks=pytest.mark.slow),
+        pytest.param(True, False, id='train-static', marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     'build',
     [

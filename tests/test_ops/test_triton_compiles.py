@@ -36,6 +36,7 @@ def compiled(tmp_path, *arguments):
     return [json.loads(line) for line in found.stdout.splitlines() if line.startswith('{')]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 def test_a_training_step_of_a_resnet_as_a_gpu_compiles_it(layout, tmp_path):
     *rows, summary = compiled(

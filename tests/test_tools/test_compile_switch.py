@@ -16,6 +16,7 @@ def train(digits, work_dir, *options):
     return seen, [row['loss'] for row in rows if 'loss' in row]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'switch',
     [

@@ -38,6 +38,7 @@ def wheels(tmp_path):
     return folder
 
 
+@pytest.mark.long
 def test_steps_become_rows(digits, tmp_path):
     (tmp_path / 'digits').symlink_to(digits)
     seen = run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'digits-*', MOBILE, 'bench-module')

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tools_helpers import ROOT, SEGMENTATION, run_tool, tiny, tiny_scenes
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.long
 HEADS = {'digits': 'mmpretrain', 'rcnn': 'mmdet', 'retinanet': 'mmdet', 'fpn': 'mmseg'}
 HEADS['upernet'] = 'mmseg'
 CONFIGS = sorted((ROOT / 'configs/quickstart').glob('*.py'))

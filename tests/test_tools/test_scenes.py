@@ -32,6 +32,7 @@ def predicted(config, checkpoint, work_dir):
         return model.test_step(batch)[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('config', 'checkpoint'), [(DETECTION, 'epoch_1.pth'), (SEGMENTATION, 'iter_2.pth')]
 )

@@ -18,7 +18,7 @@ from tools_helpers import CONFIG, ROOT, environment, refusal, run_tool, tiny
 from scsa.cli import UserError
 from scsa.engine.checkpoints import last_checkpoint
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.long
 
 
 def weights(path):
@@ -216,7 +216,7 @@ def test_the_seed_of_every_epoch_is_another(trained):
 
 def test_two_processes_train_with_torchrun(digits, tmp_path):
     seen = run_tool(
-        '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29611',
+        '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
         'tools/train.py', CONFIG, '--launcher', 'pytorch', '--work-dir', tmp_path,
         *tiny(digits, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=16'),
         timeout=300,

@@ -13,7 +13,7 @@ def test_both_are_documented():
     assert list(LINES) == ['Tensorboard', 'Wandb']
 
 
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('name', 'module', 'written'),
     [
