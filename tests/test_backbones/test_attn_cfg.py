@@ -241,7 +241,7 @@ def whole_graphs():
             yield pytest.param(backbone, name, 'inductor', marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(('backbone', 'name', 'backend'), whole_graphs())
+@pytest.mark.parametrize(('backbone', 'name', 'backend'), [*whole_graphs()])
 def test_a_whole_backbone_is_one_graph_forward_and_back(backbone, name, backend):
     if backbone == 'swin' and Version(torch.__version__) < Version('2.4'):
         pytest.skip("this torch cannot compile mmengine's wrapper of the FFN, in plain Swin too")

@@ -190,7 +190,7 @@ def run_pair(pair, command, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('pair', combinations(RUNS[TRAIN], 2), ids='_'.join)
+@pytest.mark.parametrize('pair', [*combinations(RUNS[TRAIN], 2)], ids='_'.join)
 def test_training_with_both(pair, task, tmp_path):
     config, settings, half = task
     given = [option.replace('--resume', f'--resume={half}') for option in pair]
