@@ -37,6 +37,7 @@ def main() -> None:
     from scsa.engine.agreement import AgreementHook, check_loaders
     from scsa.engine.config import check_files, explained, load_config
     from scsa.engine.hooks import ClassNamesHook, CompleteWeightsHook
+    from scsa.engine.reading import read_carefully
     from scsa.engine.testing import draw_predictions, use_tta
 
     checkpoint = existing(args.checkpoint, 'checkpoint', 'train one with tools/train.py')
@@ -53,6 +54,7 @@ def main() -> None:
 
     with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    read_carefully(runner, cfg)
     with explained():
         runner.register_hook(ClassNamesHook())
         runner.register_hook(AgreementHook())

@@ -4,6 +4,7 @@ python tools/train.py configs/classification/resnet50_1xb128_in1k_scsa.py --amp
 """
 
 import argparse
+from pathlib import Path
 
 from scsa.cli import UserError, existing, run
 
@@ -27,7 +28,21 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate by the actual batch over the config's base batch size",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        '--leave-out',
+        metavar='FILE',
+        help='do not train on the images of a list, as tools/data/check.py --fix-list writes it',
+    )
+    parser.add_argument(
+        '--skip-bad',
+        type=int,
+        metavar='N',
+        help='go on without up to N files that cannot be read; the first one ends the run [0]',
+    )
+    args = parser.parse_args()
+    if args.skip_bad is not None and args.skip_bad < 1:
+        raise UserError(f'--skip-bad {args.skip_bad}: give the number of files, 1 or more')
+    return args
 
 
 def main() -> None:
@@ -53,6 +68,7 @@ def main() -> None:
         ResumableSeedHook,
         TerminationHook,
     )
+    from scsa.engine.reading import SkippedFiles, SkippedFilesHook, read_carefully, read_paths
 
     cfg = load_config(args)
     write_whole(cfg)
@@ -82,12 +98,18 @@ def main() -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         loaders.remove('val_dataloader')
     check_files(cfg, loaders)
+    not_trained_on = read_paths(args.leave_out) if args.leave_out else ()
     leave_optimizer_out(cfg)
     cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
     check_loaders(cfg, loaders)
 
     with explained(TypeError, ValueError):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    skipped = None
+    if args.skip_bad:
+        skipped = SkippedFiles(Path(runner.log_dir) / 'skipped_files.txt', args.skip_bad)
+        runner.register_hook(SkippedFilesHook(skipped))
+    read_carefully(runner, cfg, skipped, not_trained_on)
     note = batch_note(cfg, runner.world_size)
     for line in [*(f'not resumed from: {line}' for line in left_out), *filter(None, [note])]:
         runner.logger.warning(line)

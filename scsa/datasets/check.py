@@ -233,9 +233,10 @@ def print_line(line: str) -> None:
     tqdm.write(line, file=sys.stdout)
 
 
-def to_leave_out(found: Iterable[Checked]) -> list[str]:
-    """The images that training does better without."""
-    return sorted({f.image for checked in found for f in checked.faults if f.image})
+def to_leave_out(found: Iterable[Checked]) -> dict[str, str]:
+    """The images that training does better without, and why."""
+    faults = [fault for checked in found for fault in checked.faults if fault.image]
+    return {f.image: f'{f.kind}: {f.detail}' for f in sorted(faults, key=lambda f: f.image)}
 
 
 def usable_cores() -> int:

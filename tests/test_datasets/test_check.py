@@ -11,6 +11,7 @@ from dataset_helpers import counts, run_tool, write
 from PIL import Image
 
 pytest.importorskip('mmpretrain', reason='the data sets are those of OpenMMLab')
+from scsa.engine.reading import read_paths
 
 
 def image(path, size=(60, 40), mode='RGB', seed=0):
@@ -309,7 +310,9 @@ def test_the_images_to_leave_out(tmp_path):
     done = data.check('--fix-list', out, '--json', found)
     assert done.returncode == 1 and f'1 images to leave out -> {out}' in done.stdout
     comment, *paths = out.read_text().splitlines()
-    assert comment.startswith('# ') and paths == [str(tmp_path / 'images/2.jpg')]
+    assert comment.startswith('# ') and len(paths) == 1
+    assert paths[0].startswith(f'{tmp_path}/images/2.jpg\ttruncated: ')
+    assert read_paths(out) == {str(tmp_path / 'images/2.jpg')}
     (checked,) = json.loads(found.read_text())
     assert checked['images'] == 2 and checked['boxes'] == 4
     assert [fault['kind'] for fault in checked['faults']] == ['box-area', 'truncated']

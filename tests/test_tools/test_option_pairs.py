@@ -37,6 +37,8 @@ OPTIONS = {
         '--amp': lambda cfg, _: cfg.optim_wrapper.get('type') == 'AmpOptimWrapper',
         '--no-validate': lambda cfg, _: cfg.val_cfg is cfg.val_dataloader is None,
         '--auto-scale-lr': lambda cfg, _: cfg.auto_scale_lr.get('enable'),
+        '--leave-out=bad.txt': lambda _, run: run._train_dataloader['dataset']['left_out'],
+        '--skip-bad=3': lambda _, run: run._train_dataloader['dataset']['skipped'],
     },
     TEST: {
         **COMMON,
@@ -74,6 +76,7 @@ def built(digits, tmp_path, monkeypatch):
 
     (tmp_path / 'config.py').write_text(RECIPE.format(base=ROOT / CONFIG, digits=digits))
     (tmp_path / 'c.pth').touch()
+    (tmp_path / 'bad.txt').write_text('a.png\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('SCSA_TRUST_CHECKPOINT', '0')

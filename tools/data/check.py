@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fix-list',
         metavar='FILE',
-        help='write the images to leave out, one a line',
+        help='write the images to leave out, for tools/train.py --leave-out',
     )
     parser.add_argument('--json', metavar='FILE', help='write all that is found')
     parser.add_argument(
@@ -66,11 +66,12 @@ def main() -> None:
     print('\n'.join(checked.summary() for checked in found))
     if args.json:
         dump([checked.as_dict() for checked in found], args.json, indent=2)
-    paths = to_leave_out(found)
     if args.fix_list:
-        head = f'# Images of {args.config} to leave out'
-        Path(args.fix_list).write_text('\n'.join([head, *paths, '']), encoding='utf-8')
-        print(f'{len(paths)} images to leave out -> {args.fix_list}')
+        images = to_leave_out(found)
+        lines = [f'# Images of {args.config} to leave out, for tools/train.py --leave-out']
+        lines += [f'{image}\t{why}' for image, why in images.items()]
+        Path(args.fix_list).write_text('\n'.join([*lines, '']), encoding='utf-8')
+        print(f'{len(images)} images to leave out -> {args.fix_list}')
     faults = sum(len(checked.faults) for checked in found)
     print(f'{faults} faults' if faults else 'no faults')
     sys.exit(1 if faults else 0)
