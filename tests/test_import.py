@@ -38,6 +38,16 @@ def test_torch_alone_is_enough_and_nothing_else_is_imported():
     assert done.stderr == '', 'silently'
 
 
+def test_openmmlab_is_left_alone_if_asked():
+    done = run(
+        'import os, sys\n'
+        'os.environ["SCSA_REGISTER"] = "0"\n'
+        'import scsa, scsa.datasets.digits, scsa.analysis.quickstart\n'
+        'print(*{"mmengine", "mmcv", "mmpretrain"} & set(sys.modules))'
+    )
+    assert done.stdout == '\n'
+
+
 def test_a_broken_openmmlab_is_named_once_and_the_attention_works(tmp_path):
     (tmp_path / 'mmengine.py').write_text("raise AssertionError('MMCV==9 is incompatible')\n")
     done = run(

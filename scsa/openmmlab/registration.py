@@ -1,6 +1,7 @@
 """Make ``import scsa`` enough for OpenMMLab: register whatever this installation can hold."""
 
 import importlib
+import os
 import warnings
 from importlib.util import find_spec
 
@@ -13,8 +14,11 @@ def register() -> None:
     With mmengine that is the plugin layers and the config bases, with mmpretrain the backbones too.
     A package that is there but cannot be imported gives one warning that names the cause: the
     attention needs torch alone and goes on working. Versions that are known not to go together
-    are warned of too.
+    are warned of too. With ``SCSA_REGISTER=0`` in the environment nothing of OpenMMLab is imported,
+    for programs that do without it: the imports take seconds.
     """
+    if os.environ.get('SCSA_REGISTER') == '0':
+        return
     if find_spec('mmengine'):
         versions.warn(stacklevel=3)
     for package, module in (
