@@ -13,6 +13,26 @@ from .checkpoint import SCSABackbone
 POSITIONS = ('attn', 'ffn', 'block', 'stage')
 
 
+class LaterDrop(nn.Identity):
+    """In place of stochastic depth that has moved behind SCSA; it still tells, and takes, the rate.
+
+    Others look the rate up where mmpretrain has it, ``block.attn.drop.drop_prob``, and schedules
+    change it there.
+    """
+
+    def __init__(self, moved: nn.Module) -> None:
+        super().__init__()
+        self.__dict__['moved'] = moved  # and not as a child: it has a name of its own
+
+    @property
+    def drop_prob(self) -> float:
+        return self.moved.drop_prob
+
+    @drop_prob.setter
+    def drop_prob(self, rate: float) -> None:
+        self.moved.drop_prob = rate
+
+
 class SwinBlockSCSA(SwinBlock):
     """mmpretrain's ``SwinBlock`` with SCSA on one of its branches or behind it."""
 
@@ -29,9 +49,11 @@ class SwinBlockSCSA(SwinBlock):
         # Stochastic depth drops a whole branch, so it comes after SCSA.
         block.drop_path = nn.Identity()
         if position == 'attn':
-            block.drop_path, block.attn.drop = block.attn.drop, nn.Identity()
+            block.drop_path = block.attn.drop
+            block.attn.drop = LaterDrop(block.drop_path)
         elif position == 'ffn':
-            block.drop_path, block.ffn.dropout_layer = block.ffn.dropout_layer, nn.Identity()
+            block.drop_path = block.ffn.dropout_layer
+            block.ffn.dropout_layer = LaterDrop(block.drop_path)
 
     def attend(self, tokens: Tensor, hw_shape) -> Tensor:
         """SCSA on tokens (B, H * W, C), which are a (B, C, H, W) map in channels_last order."""
