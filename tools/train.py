@@ -98,7 +98,7 @@ def main() -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         loaders.remove('val_dataloader')
     check_files(cfg, loaders)
-    not_trained_on = read_paths(args.leave_out) if args.leave_out else ()
+    not_trained_on = read_paths(args.leave_out) if args.leave_out else frozenset()
     leave_optimizer_out(cfg)
     cfg.train_dataloader.persistent_workers = False  # ResumableSeedHook seeds new ones
     check_loaders(cfg, loaders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -131,9 +132,13 @@ def _mapper(jobs: int) -> Iterator[Callable]:
     if jobs == 1:
         yield lambda samples, reading: map(partial(look_at, reading=reading), samples)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    # Ctrl-C is for this process, which then lets the others end.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=ignore) as pool:
         yield lambda samples, reading: pool.map(
-            partial(look_at, reading=reading), samples, chunksize=16
+            partial(look_at, reading=reading),
+            samples,
+            chunksize=min(64, len(samples) // (4 * jobs) + 1),
         )
 
 

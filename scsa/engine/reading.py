@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Collection
+from typing import AbstractSet, Any, Callable
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -113,7 +113,10 @@ def _reason(error: Exception) -> str:
 
 
 def read_carefully(
-    runner: Runner, cfg: Config, skipped: SkippedFiles | None = None, left_out: Collection = ()
+    runner: Runner,
+    cfg: Config,
+    skipped: SkippedFiles | None = None,
+    left_out: AbstractSet[str] = frozenset(),
 ) -> None:
     """Let the loaders of a run name a file that they cannot read.
 
@@ -124,7 +127,7 @@ def read_carefully(
         runner: One that has built no loader yet.
         cfg: Its config.
         skipped: Where training notes the files that it skips; None, if it skips none.
-        left_out: Absolute paths of images not to train on.
+        left_out: Absolute paths of images, or of label maps, not to train on.
     """
     find = 'tools/data/check.py CONFIG finds all such files'
     train = partial(
@@ -133,7 +136,7 @@ def read_carefully(
         left_out=left_out,
         advice=f'{find}; train without them by --leave-out FILE or --skip-bad N',
     )
-    other = partial(_careful, skipped=None, left_out=(), advice=find)
+    other = partial(_careful, skipped=None, left_out=frozenset(), advice=find)
     for name, careful in (('train', train), ('val', other), ('test', other)):
         loader = cfg.get(f'{name}_dataloader')
         if isinstance(loader, dict) and isinstance(loader.get('dataset'), dict):
@@ -152,7 +155,7 @@ def _careful(node: dict, **how: Any) -> dict:
 
 
 def careful_dataset(
-    config: dict, skipped: SkippedFiles | None, left_out: Collection, advice: str
+    config: dict, skipped: SkippedFiles | None, left_out: AbstractSet[str], advice: str
 ) -> Any:
     """Build a data set whose pipeline loads carefully, without the images to leave out."""
     dataset = DATASETS.build(config)
@@ -176,18 +179,24 @@ def _load_carefully(pipeline: Any, skipped: SkippedFiles | None, advice: str) ->
             _load_carefully(one, skipped, advice)
 
 
-def _leave_out(dataset: Any, left_out: Collection) -> None:
+def _leave_out(dataset: Any, left_out: AbstractSet[str]) -> None:
     if not isinstance(dataset, BaseDataset):
         raise UserError(f'--leave-out: {type(dataset).__name__} is no data set of mmengine')
     dataset.full_init()
-    paths = [dataset.get_data_info(i).get('img_path') for i in range(len(dataset))]
-    kept = [i for i, path in enumerate(paths) if not path or os.path.abspath(path) not in left_out]
-    count = len(paths) - len(kept)
-    print_log(f'{count} of {len(paths)} training images are left out', 'current')
+    whole = range(len(dataset))
+    kept = [i for i in whole if not _paths(dataset.get_data_info(i)) & left_out]
+    count = len(whole) - len(kept)
+    print_log(f'{count} of {len(whole)} training images are left out', 'current')
     if not kept:
         raise UserError('--leave-out leaves no image to train on')
     if count:
         dataset.get_subset_(kept)
+
+
+def _paths(info: dict) -> set[str]:
+    """The files of an image: it, and its label map."""
+    files = (info.get('img_path'), info.get('seg_map_path'))
+    return {os.path.abspath(file) for file in files if file}
 
 
 def read_paths(file: str | Path) -> set[str]:

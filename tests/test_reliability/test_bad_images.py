@@ -147,7 +147,7 @@ def test_a_run_without_bad_files_draws_the_same_numbers(digits, tmp_path):
     skipped = SkippedFiles(tmp_path / 'skipped', 5)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         plain = DATASETS.build(dataset_of(digits))
-        careful = careful_dataset(dataset_of(digits), skipped, (), 'mend it')
+        careful = careful_dataset(dataset_of(digits), skipped, frozenset(), 'mend it')
     (expected, after), (found, after_too) = read_all(plain), read_all(careful)
     assert np.array_equal(expected, found) and after == after_too
     assert len(np.unique(expected, axis=0)) > 50, 'nothing was drawn, so nothing is proved'
@@ -257,14 +257,17 @@ def test_detection_and_segmentation(task, what, how, scenes, tmp_path):
     assert file.exists()
     skipped = SkippedFiles(tmp_path / 'skipped', 1)
     with DefaultScope.overwrite_default_scope(task):
-        strict = careful_dataset(config, None, (), 'mend it')
-        lenient = careful_dataset(config, skipped, (), 'mend it')
+        strict = careful_dataset(config, None, frozenset(), 'mend it')
+        lenient = careful_dataset(config, skipped, frozenset(), 'mend it')
     cut(file) if how == 'cut' else file.unlink()
     with pytest.raises(BadFile, match=f'^{file} cannot be read: .*; mend it$'):
         [strict[i] for i in range(len(strict))]
     items = [lenient[i] for i in range(len(lenient))]
     assert len(items) == 6 and all(torch.is_tensor(item['inputs']) for item in items)
     assert list(skipped.read()) == [str(file)]
+    with DefaultScope.overwrite_default_scope(task):
+        rest = careful_dataset(config, None, read_paths(skipped.path), '')
+    assert len([rest[i] for i in range(len(rest))]) == 5
 
 
 def test_annotations_that_cannot_be_used(scenes):
@@ -273,6 +276,6 @@ def test_annotations_that_cannot_be_used(scenes):
     content['annotations'][0]['segmentation'] = {'size': [160, 160], 'counts': '@'}
     path.write_text(json.dumps(content))
     with DefaultScope.overwrite_default_scope('mmdet'):
-        dataset = careful_dataset(scene_dataset('mmdet', scenes), None, (), 'mend it')
+        dataset = careful_dataset(scene_dataset('mmdet', scenes), None, frozenset(), 'mend it')
     with pytest.raises(BadFile, match=r'0\.jpg cannot be read: annotations: ValueError'):
         [dataset[i] for i in range(len(dataset))]
