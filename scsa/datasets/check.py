@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -109,7 +110,7 @@ def check(
     found: dict[str, tuple[list[str], dict]] = {}
     for key, dataset in datasets:
         same = {k: v for k, v in dataset.items() if k not in NOT_THE_DATA}
-        found.setdefault(repr(same), ([], dataset))[0].append(key.replace('.dataset', ''))
+        found.setdefault(repr(same), ([], dataset))[0].append(re.sub(r'\.dataset\b', '', key))
     with _mapper(jobs) as look, DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         return [
             _check(keys, config, _build(keys[0], config), cfg, look, set(uncounted), say)

@@ -84,9 +84,8 @@ def read(dataset: Any, num_classes: int | None) -> Listing:
     try:
         reader(dataset, listing, num_classes)
     except FileNotFoundError as error:
-        listing.fault(
-            'not-found', 'there is no such file or folder', path=error.filename or listing.where
-        )
+        detail = 'there is no such file or folder; docs/datasets.md shows the layout'
+        listing.fault('not-found', detail, path=error.filename or listing.where)
     except OSError as error:
         listing.fault('annotation', f'cannot be read: {error}')
     if not listing.samples and not listing.faults:

@@ -383,6 +383,13 @@ def test_all_loaders_and_what_is_inside_of_others(tmp_path):
     assert 'train_dataloader, val_dataloader: ImageNet' in done.stdout
     assert done.stdout.count('n00/a.JPEG: truncated') == 1
     assert f'{tmp_path}/val: not-found: ' in done.stdout
+    data.fields = (
+        'train_dataloader = dict(dataset=dict(type="ConcatDataset", datasets=[dict('
+        'train_dataloader["dataset"], indices=1)]))\n'
+    )
+    done = data.check()
+    assert 'train_dataloader.datasets.0: ImageNet' in done.stdout
+    assert counts(done.stdout)['images'] == 4, 'all of it, not the first'
 
 
 def test_what_a_converter_writes_is_clean(tmp_path):
