@@ -51,7 +51,7 @@ def main() -> None:
     from mmengine.runner import Runner
 
     from scsa.engine.agreement import AgreementHook, check_before, check_loaders
-    from scsa.engine.checkpoints import last_whole_checkpoint, write_whole
+    from scsa.engine.checkpoints import keep_seed, last_whole_checkpoint, write_whole
     from scsa.engine.config import (
         batch_note,
         check_amp,
@@ -85,6 +85,7 @@ def main() -> None:
         cfg.resume = checkpoint is not None
         if checkpoint is not None:  # else what the config itself says to load stays
             cfg.load_from = str(checkpoint)
+            keep_seed(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(

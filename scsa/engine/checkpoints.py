@@ -96,8 +96,9 @@ class WholeFileBackend(LocalBackend):
                 f'checkpoint {filepath} cannot be written: {error.strerror}; the ones before it '
                 'are whole: mend that and go on with --resume'
             ) from error
-        for path in OUTDATED:
-            if path != str(filepath):
+        left_by_kills = part.parent.glob('*.pth.part')
+        for path in [*OUTDATED, *left_by_kills]:
+            if str(path) != str(filepath):
                 Path(path).unlink(missing_ok=True)
         OUTDATED.clear()
 
@@ -120,8 +121,9 @@ def last_checkpoint(work_dir: str) -> Path | None:
     """What a run in this work dir is to be resumed from, if anything.
 
     mmengine notes the path in a file beside the checkpoint. That path may be relative to another
-    folder than this, and a run that was killed while it noted it has left an empty file: then it
-    is the newest checkpoint, which was written before.
+    folder than this. A run that was killed while it noted it has left an empty file; one that was
+    killed before, with one checkpoint kept, the name of the last but one, which is gone. Then it
+    is the newest checkpoint, which was written before the note.
 
     Raises:
         UserError: The checkpoint that is noted is gone.
@@ -136,6 +138,9 @@ def last_checkpoint(work_dir: str) -> Path | None:
     beside = folder / Path(noted).name
     if beside.exists():
         return beside
+    newest = next(iter(_newest_first(folder)), None)
+    if newest and newest.stat().st_mtime_ns >= note.stat().st_mtime_ns:
+        return newest
     return existing(noted, f'checkpoint that {note} names', 'give another to --resume')
 
 
@@ -158,6 +163,16 @@ def last_whole_checkpoint(work_dir: str) -> tuple[Path | None, list[str]]:
         except RefusedCheckpoint as error:
             left_out.append(str(error))
     raise UserError(f'no checkpoint in {work_dir} is whole: {" | ".join(left_out)}')
+
+
+def keep_seed(cfg: Config) -> None:
+    """Lets a resumed run whose config names no seed draw from the one that it began with.
+
+    mmengine takes it over too, but only when data and workers have been set up with another.
+    """
+    if (cfg.get('randomness') or {}).get('seed') is None:
+        seed = (load(cfg.load_from).get('meta') or {}).get('seed')
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +19,13 @@ from mmengine.fileio import load
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from ..cli import UserError
 
 TERMINATED = 143  # 128 + SIGTERM, the shell's convention
+DATA = 1  # sets the random numbers of a batch apart from those of the step that takes it
 
 
 @HOOKS.register_module()
@@ -59,7 +62,7 @@ class ProgressLineHook(Hook):
         seconds = (time.monotonic() - self.started) / (done - self.first)
         left = int(seconds * (runner.max_iters - done))
         step = f'step {done}/{runner.max_iters}'
-        if runner.max_epochs is not None:
+        if not in_steps(runner):
             steps = len(runner.train_dataloader)
             step = f'epoch {runner.epoch + 1}/{runner.max_epochs}  step {batch_idx + 1}/{steps}'
         loss = f'  loss {float(outputs["loss"]):.4f}' if outputs and 'loss' in outputs else ''
@@ -72,13 +75,13 @@ class ProgressLineHook(Hook):
 
 @HOOKS.register_module()
 class ResumableSeedHook(Hook):
-    """Make the random numbers of an epoch depend on the seed and the epoch alone.
+    """Make random numbers depend on the seed and on how far the run is, and on nothing else.
 
     Then a run that was killed and resumed draws what an uninterrupted one draws: the same order,
     the same augmentations, the same dropout. mmengine restores weights, optimizer and schedule,
-    but no random state. Workers are seeded anew for every epoch, so they must not be persistent.
-    In an iteration-based run the model's random numbers depend on the iteration instead; data are
-    replayed by mmengine itself.
+    but no random state. A run counted in epochs is seeded anew for every epoch, and so are its
+    workers, which therefore must not be persistent. A run counted in steps is seeded for every
+    step and, apart from that, for every batch of data.
     """
 
     priority = 'VERY_HIGH'
@@ -88,27 +91,82 @@ class ResumableSeedHook(Hook):
         sampler = runner.train_dataloader.sampler
         if hasattr(sampler, 'seed'):
             sampler.seed = runner.seed
+        if in_steps(runner):
+            loop = runner.train_loop
+            loop.dataloader_iterator = SeededBatches(
+                loop.dataloader_iterator, loop.dataloader.num_workers, runner.seed, runner.iter
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        if runner.max_epochs is None:
+        if in_steps(runner):
             return
-        seed = self._seed(runner, runner.epoch)
+        seed = seed_all(runner.seed, runner.epoch)
         init_fn = runner.train_dataloader.worker_init_fn
         if init_fn is not None:
             init_fn.keywords['seed'] = seed
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if runner.max_epochs is None:
-            self._seed(runner, runner.iter)
+        if in_steps(runner):
+            seed_all(runner.seed, runner.iter)
 
-    @staticmethod
-    def _seed(runner: Runner, progress: int) -> int:
-        sequence = np.random.SeedSequence([runner.seed, progress, get_rank()])
-        seed = int(sequence.generate_state(1)[0]) % 2**31
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        return seed
+
+class SeededBatches:
+    """The batches of a run counted in steps, the random numbers of each set by its number.
+
+    mmengine lets a resumed run go through the batches that are done. Without workers that takes
+    their places in the order alone, no loading. Workers draw from random numbers of their own,
+    one batch after the other, so they have to load what is done once more.
+
+    Args:
+        batches: mmengine's iterator over them.
+        workers: The number of the loader's workers.
+        seed: The seed of the run.
+        done: How many steps the run has done.
+    """
+
+    def __init__(self, batches: Any, workers: int, seed: int, done: int) -> None:
+        self.batches, self.workers, self.seed, self.done = batches, workers, seed, done
+        self.step = 0
+
+    def __iter__(self) -> SeededBatches:
+        return self
+
+    def __next__(self) -> Any:
+        self.step += 1
+        inner = getattr(self.batches, '_iterator', None)  # newer versions make it later
+        if self.step <= self.done and not self.workers and hasattr(inner, '_next_index'):
+            with suppress(StopIteration):  # an epoch ends: let mmengine begin the next
+                return inner._next_index()
+        seed_all(self.seed, self.step - 1, DATA)
+        return next(self.batches)
+
+    def skip_iter(self, steps: int) -> None:
+        """Go through batches that are done, as newer versions of mmengine ask for it."""
+        for _ in range(steps):
+            next(self)
+
+
+def in_steps(runner: Runner) -> bool:
+    """Whether a run is counted in steps; mmengine says of such a run that it has one epoch."""
+    return isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
+def seed_all(seed: int, *progress: int) -> int:
+    """Seed what draws random numbers in this process, each rank with its own.
+
+    Args:
+        seed: The seed of the run.
+        *progress: What the random numbers shall depend on besides.
+
+    Returns:
+        What was seeded with.
+    """
+    sequence = np.random.SeedSequence([seed, *progress, get_rank()])
+    own = int(sequence.generate_state(1)[0]) % 2**31
+    random.seed(own)
+    np.random.seed(own)
+    torch.manual_seed(own)
+    return own
 
 
 class FilledWeightsHook(Hook):
@@ -239,7 +297,7 @@ class TerminationHook(Hook):
         if not self.asked:
             return
         (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-        if runner.max_epochs is None:
+        if in_steps(runner):
             saver._save_checkpoint(runner)
         else:
             runner.save_checkpoint(

@@ -34,15 +34,6 @@ from scsa.engine.config import set_launcher
 TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 
 
-@pytest.fixture(scope='session')
-def scenes(tmp_path_factory):
-    from scsa.datasets.digit_scenes import write
-
-    out = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
-    write(out, {'train': 6, 'val': 3}, size=160, seed=0)
-    return out
-
-
 @pytest.fixture
 def refused(monkeypatch, capsys, tmp_path):
     """Runs a tool that must refuse, and fails if it came to a step."""

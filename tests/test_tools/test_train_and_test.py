@@ -179,6 +179,10 @@ def test_what_a_run_is_resumed_from(tmp_path):
     note.write_text('epoch_11.pth')
     with pytest.raises(UserError, match='last_checkpoint names not found'):
         last_checkpoint(tmp_path)
+    note.write_text('epoch_9.pth')  # killed after epoch 10 was written and before it was noted,
+    (tmp_path / 'epoch_9.pth').unlink()  # where a single checkpoint is kept
+    os.utime(note, (0.5, 0.5))
+    assert last_checkpoint(tmp_path) == tmp_path / 'epoch_10.pth'
 
 
 @pytest.mark.parametrize('saved', [True, False])
