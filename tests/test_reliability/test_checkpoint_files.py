@@ -89,6 +89,13 @@ def test_the_oldest_checkpoint_goes_when_the_newest_is_written(tmp_path):
     assert not old.exists() and new.read_bytes() == b'new'
 
 
+def test_what_a_kill_left_goes_when_the_next_is_written(tmp_path):
+    (tmp_path / 'best_top1_epoch_3.pth.part').write_bytes(b'hal')
+    (tmp_path / 'notes.part').write_bytes(b'of another')
+    whole_file(tmp_path / 'epoch_4.pth', b'new')
+    assert {file.name for file in tmp_path.iterdir()} == {'epoch_4.pth', 'notes.part'}
+
+
 def test_only_checkpoints_on_a_disk_are_written_by_it():
     hook = dict(type='CheckpointHook', interval=1)
     local, store, own = (

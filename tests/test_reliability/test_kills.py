@@ -212,7 +212,7 @@ def test_a_run_that_is_killed_twenty_times(task, digits, scenes, tmp_path):
         )
     finally:
         runs.close()
-    assert kills >= KILLS and inside >= INSIDE and starts >= INSIDE
+    assert kills >= KILLS and inside >= INSIDE and starts >= 3
     expected, found = load(whole / last), load(killed / last)
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         same(expected[part], found[part], part)
