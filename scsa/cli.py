@@ -94,7 +94,8 @@ def run(main: Callable[[], object]) -> None:
             text = install_help(error.name)
         if debug:
             traceback.print_exc()
-        print('error:', ' '.join(text.split()), file=sys.stderr)
+        # At once: several processes may have the same to say.
+        sys.stderr.write(f'error: {" ".join(text.split())}\n')
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         if debug:

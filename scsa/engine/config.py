@@ -327,6 +327,11 @@ def explained(*build_errors: type[Exception]) -> Iterator[None]:
             ) from error
         if "doesn't match the number of specified classes" in text:  # mmpretrain's folders
             raise UserError(f'the data do not fit the config: {text}') from error
+        if 'SyncBatchNorm layers only work with GPU' in text:  # several processes
+            raise UserError(
+                'SyncBN shares statistics between processes, which needs GPUs, and there are none; '
+                'set the type of every norm_cfg to BN, or train in one process'
+            ) from error
         if isinstance(error, build_errors):
             raise UserError(f'the config does not build: {error}') from error
         raise

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, barrier, get_rank, get_world_size
 from mmengine.fileio import load
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
@@ -278,9 +278,11 @@ class TerminationHook(Hook):
     """On SIGTERM, which a batch system sends before the end of the allotted time, save and stop.
 
     The step that runs is finished, a checkpoint written, and the process ends with a message and
-    exit code 143. A run counted in steps goes on from this checkpoint. One counted in epochs can
-    go on exactly from a whole epoch alone: ``interrupted.pth`` keeps the weights of the moment, and
-    the last checkpoint stays the one to resume from.
+    exit code 143. Where there are several processes, they agree after every step whether one of
+    them has been told: else one would wait for another that has ended. A run counted in steps goes
+    on from this checkpoint. One counted in epochs can go on exactly from a whole epoch alone:
+    ``interrupted.pth`` keeps the weights of the moment, and the last checkpoint stays the one to
+    resume from.
     """
 
     priority = 'LOWEST'  # when the schedule has made its step
@@ -294,7 +296,7 @@ class TerminationHook(Hook):
         self.asked = True
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if not self.asked:
+        if not self._anybody_asked():
             return
         (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         if in_steps(runner):
@@ -303,12 +305,20 @@ class TerminationHook(Hook):
             runner.save_checkpoint(
                 saver.out_dir, 'interrupted.pth', backend_args=saver.backend_args
             )
+        barrier()  # the first that ends has all others ended
         last = runner.message_hub.runtime_info.get('last_ckpt')
         runner.logger.warning(
             f'stopped by SIGTERM after step {runner.iter + 1}; '
             + (f'--resume goes on from {last}' if last else 'no epoch is done yet')
         )
         sys.exit(TERMINATED)
+
+    def _anybody_asked(self) -> bool:
+        if get_world_size() == 1:
+            return self.asked
+        asked = torch.tensor(float(self.asked))
+        all_reduce(asked, 'max')
+        return bool(asked)
 
     def after_train(self, runner: Runner) -> None:
         if threading.current_thread() is threading.main_thread():
