@@ -1,7 +1,6 @@
 """What a run of two processes shall do besides, for test_two_processes.py: note and die."""
 
 import os
-import signal
 from pathlib import Path
 
 import torch
@@ -28,14 +27,11 @@ class NoteHook(Hook):
 
 @HOOKS.register_module()
 class DieHook(Hook):
-    """Ends the second process, as a lack of memory would, or has it end with all others."""
+    """A signal from the second process, to itself or to torchrun, which tells all."""
 
-    def __init__(self, step, whole=False):
-        self.step, self.whole = step, whole
+    def __init__(self, step, signal, torchrun=False):
+        self.step, self.signal, self.torchrun = step, signal, torchrun
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.step and get_rank() == 1:
-            if self.whole:  # torchrun, which tells both
-                os.kill(os.getppid(), signal.SIGTERM)
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getppid() if self.torchrun else os.getpid(), self.signal)

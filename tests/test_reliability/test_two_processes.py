@@ -118,7 +118,7 @@ def test_two_processes_do_what_one_does(batch, counts, one, train):
 
 def test_a_process_that_dies_ends_the_run(train):
     began = time.monotonic()
-    outcome = train(2, 16, epochs=1000, hooks=", dict(type='DieHook', step=4)")
+    outcome = train(2, 16, epochs=1000, hooks=", dict(type='DieHook', step=4, signal=9)")
     assert outcome.code not in (0, None)
     assert 'Signal 9 (SIGKILL)' in outcome.seen and 'rank      : 1' in outcome.seen
     assert (outcome.folder / 'epoch_1.pth').exists()  # which --resume takes
@@ -126,9 +126,11 @@ def test_a_process_that_dies_ends_the_run(train):
     print(f'ended {time.monotonic() - began:.0f} s after the start')
 
 
-def test_sigterm_ends_both_after_the_same_step(train):
-    """Also if the signal comes to one process a step earlier than to the other."""
-    outcome = train(2, 16, epochs=1000, hooks=", dict(type='DieHook', step=4, whole=True)")
+@pytest.mark.parametrize('torchrun', [False, True])
+def test_sigterm_ends_both_after_the_same_step(torchrun, train):
+    """Whether it comes to one process alone, or to both, by way of torchrun."""
+    hook = f", dict(type='DieHook', step=4, signal=15, torchrun={torchrun})"
+    outcome = train(2, 16, epochs=1000, hooks=hook)
     assert outcome.code not in (0, None)
     assert outcome.seen.count('stopped by SIGTERM after step') == 1, outcome.seen[-4000:]
     assert 'Connection closed by peer' not in outcome.seen
