@@ -49,6 +49,9 @@ class PCSA(nn.Module):
     are its features. Since the mean over the tokens commutes with A, the second product is taken
     with the mean of v, a vector.
 
+    Used alone it has no second derivatives, for PyTorch's attention kernel has none; within
+    :class:`SCSA` it has.
+
     Args:
         dim: Number of channels C of the map.
         head_num: Number of heads; the attention matrix is (C / head_num)².
@@ -165,7 +168,7 @@ class PCSA(nn.Module):
             # Few channels are faster in generated code; torch 2.1 exports no scaled kernel.
             fused=not onnx and (d >= 512 or not generated),
         )
-        return x * gate.to(x.dtype).unsqueeze(2).unsqueeze(3)
+        return (upcast(x) * gate.unsqueeze(2).unsqueeze(3)).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -5,7 +5,7 @@ from typing import Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from ..ops import path_for
+from ..ops import no_autocast, path_for
 from ..ops.function import compute_scsa
 from .pcsa import PCSA
 from .smsa import SMSA
@@ -93,7 +93,8 @@ class SCSA(SMSA, PCSA):
             self.gate_layer == 'softmax',
         )
         conv_d = self.conv_d.weight if self.recombine else None
-        params = Parameters(*self.spatial_parameters(), *self.channel_parameters(), conv_d)
+        with no_autocast(x):  # which refuses to join half precision of the other kind
+            params = Parameters(*self.spatial_parameters(), *self.channel_parameters(), conv_d)
         return compute_scsa(options, x, params)
 
     def extra_repr(self) -> str:

@@ -141,7 +141,7 @@ def convolve_strips(
 
 def strip_gate(u: Tensor, norm_weight: Tensor, norm_bias: Tensor, softmax: bool) -> Tensor:
     """A convolved strip (B, C, L) to its gate, a sigmoid or a softmax along the strip."""
-    u = F.group_norm(u, 4, norm_weight.to(u.dtype), norm_bias.to(u.dtype))
+    u = torch.group_norm(u, 4, norm_weight.to(u.dtype), norm_bias.to(u.dtype))
     return gate_of(u, 2, softmax)
 
 
@@ -178,7 +178,8 @@ def gate_pixels(
     u_h, u_w = convolve_strips(x_h, x_w, kernel, bias, unrolled)
     a_h = strip_gate(u_h, weight_h, bias_h, softmax)
     a_w = strip_gate(u_w, weight_w, bias_w, softmax)
-    return x * a_h.to(x.dtype).unsqueeze(3) * a_w.to(x.dtype).unsqueeze(2)
+    # In float32, for the gradient of a gate is a sum over a row or a column.
+    return (upcast(x) * a_h.unsqueeze(3) * a_w.unsqueeze(2)).to(x.dtype)
 
 
 def pool_windows(x: Tensor, mode: str, window_size: int, as_means: bool = False) -> Tensor:
@@ -250,7 +251,9 @@ def reduce_side(x: Tensor, dim: int, mode: str) -> Tensor:
 def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
     """Take all pixels of a window to the channels and mix them by a 1x1 convolution.
 
-    That is a convolution with the window as its kernel and stride, so it is computed as one.
+    Written as a product with a matrix: a convolution with the window as its kernel and stride gives
+    the same, but some CPUs find NaN in bfloat16 (torch 2.13), and it is slower; a trace for any
+    size takes it all the same. In float32, for a sum over a window is beyond half precision.
     A map smaller than the window is filled up with zeros.
 
     Args:
@@ -259,17 +262,22 @@ def recombine_windows(x: Tensor, weight: Tensor, window_size: int) -> Tensor:
         window_size: Side of a window in pixels.
 
     Returns:
-        (B, C', H // window_size, W // window_size).
+        (B, C', H // window_size, W // window_size), half precision upcast.
     """
-    kernel = weight.view(weight.size(0), -1, window_size, window_size)
     if not torch.jit.is_scripting():  # noqa: SIM102, TorchScript compiles what follows an `and`
         if torch.jit.is_tracing() or is_exporting():
-            return F.conv2d(fill_windows(x, window_size), kernel, stride=window_size)
+            x = upcast(fill_windows(x, window_size))
+            kernel = weight.view(weight.size(0), -1, window_size, window_size)
+            return F.conv2d(x, kernel.to(x.dtype), stride=window_size)
     if x.size(2) < window_size:
         x = F.pad(x, [0, 0, 0, window_size - x.size(2)])
     if x.size(3) < window_size:
         x = F.pad(x, [0, window_size - x.size(3)])
-    return F.conv2d(x, kernel, stride=window_size)
+    rows, cols = x.size(2) // window_size, x.size(3) // window_size
+    x = x.narrow(2, 0, rows * window_size).narrow(3, 0, cols * window_size)
+    x = x.unflatten(2, [rows, window_size]).unflatten(4, [cols, window_size])
+    y = upcast(x.permute(0, 2, 4, 1, 3, 5)).flatten(3)  # (B, rows, cols, C * window_size ** 2)
+    return F.linear(y, weight.flatten(1).to(y.dtype)).permute(0, 3, 1, 2)
 
 
 def queries_keys_values(
@@ -284,7 +292,8 @@ def queries_keys_values(
 
     The attention runs over the channels; the N tokens are its features: (B, C / d, d, N) each.
     """
-    y = F.group_norm(y, 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype)).flatten(2)  # (B, C, N)
+    # Flat first: torch 2.1 crashes at the gradient of tokens that lie channels last and need none.
+    y = torch.group_norm(y.flatten(2), 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype))
     qkv = y * scale.unsqueeze(1)
     if shift is not None:
         qkv = qkv + shift.unsqueeze(1)
@@ -335,11 +344,11 @@ def compose(options: Options, x: Tensor, params: Parameters) -> Tensor:
     y = tokens(x_s, options, params.conv_d)
     dropout, softmax = options.dropout, options.softmax
     c = channel_gate(y, *params.channel, options.head_dim, dropout, softmax, fused=False)
-    return x_s * c.to(x.dtype)[:, :, None, None]
+    return (upcast(x_s) * c[:, :, None, None]).to(x.dtype)
 
 
 def tokens(x_s: Tensor, options: Options, conv_d: Optional[Tensor]) -> Tensor:
     """(B, C, H, W) -> (B, C, H', W'), half precision upcast."""
     if conv_d is not None:
-        return upcast(recombine_windows(x_s, conv_d.to(x_s.dtype), options.window_size))
+        return recombine_windows(x_s, conv_d, options.window_size)
     return upcast(pool_windows(x_s, options.mode, options.window_size))

@@ -4,7 +4,8 @@
 ``auto``       ``eager``, the default: with ``triton`` no whole network was faster on an H100
 ``eager``      one autograd function, its five passes over the map in PyTorch's own operations
 ``triton``     the same function, its passes as kernels for NVIDIA GPUs, or an error that says why
-``reference``  the published formulation step by step, to compare with
+``reference``  the published formulation step by step, to compare with: PyTorch's own errors on maps
+               below the window and on maps of another type than the parameters
 =============  ===================================================================================
 
 The environment variable ``SCSA_BACKEND`` sets the path of a process, :func:`backend` that of a
@@ -13,6 +14,6 @@ do not ask: they take the plain composition of :mod:`..attention.steps`, and so 
 derivatives.
 """
 
-from .dispatch import backend, is_compiling, path_for
+from .dispatch import backend, is_compiling, no_autocast, path_for
 
-__all__ = ['backend', 'is_compiling', 'path_for']
+__all__ = ['backend', 'is_compiling', 'no_autocast', 'path_for']

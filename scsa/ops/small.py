@@ -59,9 +59,9 @@ class StripConvolution(torch.autograd.Function):
 def group_norm(u: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolved strip (B, C, L), normalised over each group of channels."""
     if u.size(2) >= VECTOR or not torch.is_grad_enabled():
-        return F.group_norm(u, groups, weight, bias)
+        return torch.group_norm(u, groups, weight, bias)
     # Of shorter strips PyTorch's gradient takes four times as long, weights and all.
-    normal = F.group_norm(u.unflatten(1, [groups, -1]).flatten(2), groups).view(u.shape)
+    normal = torch.group_norm(u.unflatten(1, [groups, -1]).flatten(2), groups).view(u.shape)
     return torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
 
 

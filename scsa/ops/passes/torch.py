@@ -62,6 +62,8 @@ def products(
         also those of x a_w over its columns (B, C, H, cols) and of x a_h over its rows
         (B, C, rows, W), else None. The kernels never give these two: they have `token_products`.
     """
+    if window is None:
+        x = x.to(a_h.dtype)  # each pixel is a token or in one: the gradient of a token is large
     gate_w = match(a_w.unsqueeze(2), x)
     product = x * grad
     s_w = gated_sum(product, a_h)
