@@ -215,7 +215,8 @@ def formulas(case, module, x):
     else:
         pool = F.avg_pool2d if mode == 'avg_pool' else F.max_pool2d
         y = pool(x, (min(size, height), min(size, width)))
-    y = torch.group_norm(y, 1, module.norm.weight, module.norm.bias)
+    # Contiguous: torch 2.1 crashes at the gradient of tokens that lie channels last and need none.
+    y = torch.group_norm(y.contiguous(), 1, module.norm.weight, module.norm.bias)
     q, k, v = (f(y).reshape(batch, heads, channels // heads, -1) for f in
                (module.q, module.k, module.v))  # fmt: skip
     attn = (q @ k.transpose(2, 3) * (channels // heads) ** -0.5).softmax(3)
