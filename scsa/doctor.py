@@ -32,6 +32,7 @@ TOOLS = {
     'train.py, test.py, infer.py: segmentation': SEGMENTATION,
     'analysis/': (*CLASSIFICATION, 'matplotlib'),
     'visualization/': (*CLASSIFICATION, 'matplotlib'),
+    'data/': CLASSIFICATION,
     'dataset_converters/': ('numpy', 'PIL', 'sklearn'),
     'deploy/': (*CLASSIFICATION, 'onnx', 'onnxruntime'),
 }
