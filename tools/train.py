@@ -117,14 +117,13 @@ def main() -> None:
     with explained():
         check_before(runner)
         for hook in (
-            *(
-                ClassNamesHook,
-                AgreementHook,
-                FrozenWeightsHook,
-                ResumableSeedHook,
-                ProgressLineHook,
-            ),
-            *(FiniteLossHook, TerminationHook),
+            ClassNamesHook,
+            AgreementHook,
+            FrozenWeightsHook,
+            ResumableSeedHook,
+            ProgressLineHook,
+            FiniteLossHook,
+            TerminationHook,
         ):
             runner.register_hook(hook())
         runner.train()

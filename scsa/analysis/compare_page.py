@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..cli import UserError
 from . import logs
@@ -70,6 +71,7 @@ def draw_curves(runs: list[Run], metric: str) -> dict[str, Figure]:
             axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         if axis.lines:
             axis.set(xlabel=x_label, ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
             figures[f'{label}: mean, and a band of one standard deviation over the seeds'] = figure

@@ -341,7 +341,8 @@ def _any(dataset: Any, listing: Listing, num_classes: int | None) -> None:
                 listing.fault('label-value', detail, path)
         for instance in info.get('instances', []):
             labelled = True
-            listing.used |= {instance[k] for k in ('bbox_label',) if k in instance}
+            if 'bbox_label' in instance:
+                listing.used.add(instance['bbox_label'])
             if 'bbox' in instance:
                 what = f'a box of {path}'
                 listing.box(instance['bbox'], size or (math.inf,) * 2, what, path)

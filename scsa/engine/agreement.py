@@ -11,12 +11,16 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..cli import UserError
-from .hooks import unwrapped
+from .hooks import first_few, unwrapped
 
 # Parts of a model that count something else: the proposals of mmdet tell object from nothing, a
 # panoptic head knows other classes, and a backbone has those of the data it was trained on.
 OTHER_COUNTS = ('backbone', 'rpn_head', 'semantic_head')
 MANY_LABELS = 200_000  # to read more of them would take many seconds
+# What a loader without workers has.
+WITHOUT_WORKERS = dict(
+    persistent_workers=False, prefetch_factor=None, timeout=0, multiprocessing_context=None
+)
 
 
 def outputs_of(model: nn.Module) -> dict[str, int]:
@@ -103,7 +107,7 @@ def check_classes(model: nn.Module, dataset: Any, loader: str, cfg: Config) -> N
         keys = [_key(cfg, name) for name in wrong]
         first = next(iter(wrong))
         raise UserError(
-            f'{loader}.dataset has {len(classes)} classes ({_some(classes)}), but {keys[0]} is '
+            f'{loader}.dataset has {len(classes)} classes ({first_few(classes)}), but {keys[0]} is '
             f'{wrong[first]}: set ' + ' '.join(f'{key}={len(classes)}' for key in keys) + ', '
             f'or change the classes of {loader}.dataset'
         )
@@ -153,10 +157,6 @@ def _key(cfg: Config, name: str) -> str:
     return '.'.join([*path, 'num_classes'])
 
 
-def _some(names: Any) -> str:
-    return f'{", ".join(map(str, names[:3]))}{", …" if len(names) > 3 else ""}'
-
-
 def check_loaders(cfg: Config, loaders: list[str]) -> None:
     """Refuses settings with which no loader can be built, or no step be taken.
 
@@ -185,11 +185,8 @@ def _loader_faults(key: str, loader: dict) -> Iterator[str]:
     yield from _whole(f'{key}.num_workers', workers, 0)
     yield from _whole(f'{key}.prefetch_factor', loader.get('prefetch_factor'), 1)
     if workers == 0:
-        for name in ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context'):
+        for name, instead in WITHOUT_WORKERS.items():
             if loader.get(name):
-                instead = (
-                    False if name == 'persistent_workers' else 0 if name == 'timeout' else None
-                )
                 yield (
                     f'{key}.{name} is {loader[name]}, which needs workers, and '
                     f'{key}.num_workers is 0: set {key}.{name}={instead}, or some workers'

@@ -43,10 +43,9 @@ class Overrides(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that training and testing share."""
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """A config, and settings in place of its own."""
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go [work_dirs/CONFIG]')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -54,6 +53,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config: model.backbone.depth=101 …',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that training and testing share."""
+    add_config_arguments(parser)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go [work_dirs/CONFIG]')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',

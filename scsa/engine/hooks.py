@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ class FrozenWeightsHook(FilledWeightsHook):
         if random_ones:
             runner.logger.warning(
                 f'{len(random_ones)} frozen weights of the backbone are random, for no checkpoint '
-                f'holds them: {_some(random_ones)}; give '
+                f'holds them: {first_few(random_ones)}; give '
                 'model.backbone.init_cfg a checkpoint with them, or train them by '
                 '--cfg-options model.backbone.frozen_stages=-1'
             )
@@ -239,7 +239,7 @@ class CompleteWeightsHook(FilledWeightsHook):
             raise UserError(
                 f'{runner.cfg.load_from} lacks {len(missing)} of {len(own)} weights of the model '
                 '(or has them in another shape), '
-                f'which would be random: {_some(missing)}; give the checkpoint of this config, '
+                f'which would be random: {first_few(missing)}; give the checkpoint of this config, '
                 'or test all the same with --allow-missing'
             )
 
@@ -325,8 +325,9 @@ class TerminationHook(Hook):
             signal.signal(signal.SIGTERM, self.before)
 
 
-def _some(names: list[str]) -> str:
-    return f'{", ".join(names[:3])}{", …" if names[3:] else ""}'
+def first_few(names: Sequence[str]) -> str:
+    """The first three names, for a message."""
+    return f'{", ".join(map(str, names[:3]))}{", …" if len(names) > 3 else ""}'
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from scsa.cli import UserError, run
 
 def parse_args() -> argparse.Namespace:
     from scsa.datasets.check import HINTS, KINDS, LOADERS, usable_cores
-    from scsa.engine.config import Overrides
+    from scsa.engine.config import add_config_arguments
 
     kinds = [f'  {kind:<14} {text}' for kind, text in KINDS.items()]
     hints = [f'  {kind:<14} {text}' for kind, text in HINTS.items()]
@@ -21,14 +21,7 @@ def parse_args() -> argparse.Namespace:
         epilog='\n'.join(['faults:', *kinds, 'hints, which --strict counts as faults:', *hints]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        metavar='KEY=VALUE',
-        help='override settings of the config: data_root=FOLDER …',
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--fix-list',
         metavar='FILE',
