@@ -1,9 +1,13 @@
 """Run the tools as users do, on digits so few and a network so small that it takes seconds."""
 
+import atexit
+import functools
+import json
 import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -56,18 +60,60 @@ def environment():
     return dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), SCSA_DEBUG='')
 
 
-def run_tool(*arguments, **kwargs):
+class ForkedTools:
+    """Tools, one after another, each in a fork of a process that has imported everything."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / 'tests/forked_tools.py')],
+            cwd=ROOT,
+            env=dict(environment(), OPENBLAS_NUM_THREADS='1'),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self.process.stdin.close)
+        assert self._line() == 'ready'
+
+    def _line(self):
+        return self.process.stdout.readline().strip()
+
+    def start(self, log, *command):
+        """Starts a tool whose output goes to a file; returns its process id."""
+        self.process.stdin.write(json.dumps([str(part) for part in (log, *command)]) + '\n')
+        self.process.stdin.flush()
+        return int(self._line())
+
+    def end(self):
+        """Waits for the end of the tool; returns its exit code."""
+        return int(self._line())
+
+
+@functools.lru_cache(maxsize=None)
+def forked_tools():
+    return ForkedTools()
+
+
+def run_tool(*command):
     """Run a tool in a process of its own; show its output if it fails."""
-    command = [sys.executable, *map(str, arguments)]
+    with tempfile.NamedTemporaryFile('r') as log:
+        forked_tools().start(log.name, *command)
+        code, seen = forked_tools().end(), log.read()
+    assert code == 0, seen[-4000:]
+    return seen
+
+
+def run_python(*arguments):
+    """Run Python as a user would, importing everything anew; show its output if it fails."""
     done = subprocess.run(
-        command,
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **kwargs,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout

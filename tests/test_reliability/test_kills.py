@@ -3,24 +3,21 @@
 The moments are random, over the whole life of a process: its start, steps, validation, writing.
 Every third kill is aimed at the writing of a checkpoint: it falls when the file with the unfinished
 checkpoint has appeared. What counts as inside is seen afterwards, by the unfinished file. The run
-is one process after another, each of which runs tools/train.py (forked_runs.py says how).
+is one process after another, each of which runs tools/train.py (forked_tools.py says how).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tools_helpers import CONFIG, DETECTION, ROOT, SEGMENTATION, environment, tiny, tiny_scenes
+from tools_helpers import CONFIG, DETECTION, SEGMENTATION, forked_tools, tiny, tiny_scenes
 
 pytest.importorskip('mmpretrain', reason='the runs are those of mmengine')
 from scsa.engine.safe_load import load
@@ -33,39 +30,20 @@ MOST = 200  # processes, should many of them be killed before they have done any
 class Runs:
     """Runs of tools/train.py on one config, one process after another."""
 
-    def __init__(self, folder: Path, packages: list[str], arguments: list):
-        self.folder, self.arguments = folder, [str(argument) for argument in arguments]
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name('forked_runs.py')), *packages],
-            cwd=ROOT,
-            env=dict(environment(), OPENBLAS_NUM_THREADS='1'),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._line() == 'ready'
-
-    def _line(self) -> str:
-        return self.process.stdout.readline().strip()
+    def __init__(self, folder: Path, arguments: list):
+        self.folder, self.arguments = folder, arguments
 
     def start(self, work_dir: Path, *more: str) -> int:
         """Starts a run; returns its process id."""
-        command = [*self.arguments, '--work-dir', str(work_dir), *more]
-        log = str(self.folder / f'{work_dir.name}.log')
-        self.process.stdin.write(json.dumps([log, *command]) + '\n')
-        self.process.stdin.flush()
-        return int(self._line())
+        command = ['tools/train.py', *self.arguments, '--work-dir', work_dir, *more]
+        return forked_tools().start(self.folder / f'{work_dir.name}.log', *command)
 
     def end(self) -> int:
         """Waits for the end of the run that was started last; returns its exit code."""
-        return int(self._line())
+        return forked_tools().end()
 
     def log(self, work_dir: Path) -> str:
         return (self.folder / f'{work_dir.name}.log').read_text()
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def checkpoints(folder: Path) -> set[str]:
@@ -165,7 +143,7 @@ def classification(digits, scenes):
         'model.backbone.scsa_cfg.attn_drop_ratio=0.1',
         'default_hooks.checkpoint.max_keep_ckpts=1',
     )
-    return ['mmpretrain'], [CONFIG, *options], 'epoch_60.pth'
+    return [CONFIG, *options], 'epoch_60.pth'
 
 
 def detection(digits, scenes):
@@ -174,7 +152,7 @@ def detection(digits, scenes):
     options += ['train_cfg.max_epochs=60', 'param_scheduler.total_steps=60']
     options += ['train_dataloader.dataset.pipeline.2.scale=(96,96)']
     options += ['model.backbone.scsa_cfg.attn_drop_ratio=0.1']
-    return ['mmdet', 'mmpretrain'], [DETECTION, '--no-validate', *options], 'epoch_60.pth'
+    return [DETECTION, '--no-validate', *options], 'epoch_60.pth'
 
 
 def segmentation(digits, scenes):
@@ -183,7 +161,7 @@ def segmentation(digits, scenes):
     options += ['train_cfg.max_iters=120', 'param_scheduler.0.total_steps=120']
     options += ['train_cfg.val_interval=20', 'default_hooks.checkpoint.interval=2']
     options += ['model.backbone.scsa_cfg.attn_drop_ratio=0.1']
-    return ['mmseg', 'mmpretrain'], [SEGMENTATION, *options], 'iter_120.pth'
+    return [SEGMENTATION, *options], 'iter_120.pth'
 
 
 TASKS = [classification, detection, segmentation]
@@ -191,27 +169,25 @@ TASKS = [classification, detection, segmentation]
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.__name__)
 def test_a_run_that_is_killed_twenty_times(task, digits, scenes, tmp_path):
-    packages, arguments, last = task(digits, scenes)
+    arguments, last = task(digits, scenes)
     if task is not classification:
         pytest.importorskip('mmcv.ops', reason='mmdet and mmseg need mmcv with its operators')
-    runs = Runs(tmp_path, packages, arguments)
+    runs = Runs(tmp_path, arguments)
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    try:
-        began = time.monotonic()
-        process = runs.start(whole)
-        while not checkpoints(whole):
-            assert alive(process), runs.log(whole)[-4000:]
-            time.sleep(0.01)
-        life = 2 * (time.monotonic() - began)
-        assert runs.end() == 0, runs.log(whole)[-4000:]
-        took = time.monotonic() - began
-        kills, inside, starts = kill_and_resume(runs, killed, life, last)
-        print(
-            f'{task.__name__}: {took:.0f} s without a kill; {kills} kills, {inside} of them inside '
-            f'the writing; resumed from {starts} checkpoints'
-        )
-    finally:
-        runs.close()
+    forked_tools()  # imports everything, which is no part of a run's life
+    began = time.monotonic()
+    process = runs.start(whole)
+    while not checkpoints(whole):
+        assert alive(process), runs.log(whole)[-4000:]
+        time.sleep(0.01)
+    life = 2 * (time.monotonic() - began)
+    assert runs.end() == 0, runs.log(whole)[-4000:]
+    took = time.monotonic() - began
+    kills, inside, starts = kill_and_resume(runs, killed, life, last)
+    print(
+        f'{task.__name__}: {took:.0f} s without a kill; {kills} kills, {inside} of them inside '
+        f'the writing; resumed from {starts} checkpoints'
+    )
     assert kills >= KILLS and inside >= INSIDE and starts >= 3
     expected, found = load(whole / last), load(killed / last)
     for part in ('state_dict', 'optimizer', 'param_schedulers'):

@@ -18,7 +18,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from tools_helpers import CONFIG, ROOT, SEGMENTATION, run_tool, tiny, tiny_scenes
+from tools_helpers import CONFIG, ROOT, SEGMENTATION, run_python, run_tool, tiny, tiny_scenes
 
 from scsa.engine import config as engine_config
 
@@ -188,8 +188,9 @@ def task(request, digits, scenes, tmp_path_factory):
 def run_pair(pair, command, folder):
     """Runs a tool in a process of its own; with a launcher, in one that torchrun starts."""
     if '--launcher=pytorch' in pair:
-        command = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=1', *command]
-    return run_tool(*command, '--work-dir', folder, timeout=900)
+        launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=1')
+        return run_python(*launcher, *command, '--work-dir', folder)
+    return run_tool(*command, '--work-dir', folder)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from tools_helpers import ROOT, SEGMENTATION, run_tool, tiny, tiny_scenes
+from tools_helpers import ROOT, SEGMENTATION, run_python, tiny, tiny_scenes
 
 pytestmark = pytest.mark.long
 HEADS = {'digits': 'mmpretrain', 'rcnn': 'mmdet', 'retinanet': 'mmdet', 'fpn': 'mmseg'}
@@ -30,6 +30,6 @@ def test_trains(config, digits, scenes, tmp_path):
     tool = Path(import_module(package).__file__).parent / '.mim/tools/train.py'
     if not tool.exists():
         pytest.skip(f'{package} was installed without its tools')
-    log = run_tool(tool, config, '--work-dir', tmp_path, *settings)
+    log = run_python(tool, config, '--work-dir', tmp_path, *settings)
     assert 'Epoch(val)' in log or 'Iter(val)' in log
     assert [*tmp_path.glob('epoch_1.pth'), *tmp_path.glob('iter_2.pth')]

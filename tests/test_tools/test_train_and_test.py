@@ -13,7 +13,16 @@ import time
 
 import pytest
 import torch
-from tools_helpers import CONFIG, ROOT, environment, refusal, run_tool, tiny
+from tools_helpers import (
+    CONFIG,
+    ROOT,
+    environment,
+    forked_tools,
+    refusal,
+    run_python,
+    run_tool,
+    tiny,
+)
 
 from scsa.cli import UserError
 from scsa.engine.checkpoints import last_checkpoint
@@ -85,7 +94,7 @@ def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, di
     assert len(samples) == 20 and {'pred_label', 'gt_label', 'img_path'} <= set(samples[0])
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 20
 
-    run_tool(*arguments, '--out', metrics, *tiny(digits))
+    run_python(*arguments, '--out', metrics, *tiny(digits))
     assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
 
 
@@ -146,19 +155,15 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
         whole = tmp_path / 'whole'
         run_tool('tools/train.py', CONFIG, '--work-dir', whole, *options)
     killed = tmp_path / 'killed'
-    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(killed), *options]
-    with (tmp_path / 'log').open('w') as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
-        deadline = time.monotonic() + 300
-        while last_checkpoint(killed) is None:
-            assert process.poll() is None and time.monotonic() < deadline, 'no checkpoint came'
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    command = ['tools/train.py', CONFIG, '--work-dir', killed, *options]
+    process = forked_tools().start(tmp_path / 'log', *command)
+    while last_checkpoint(killed) is None:
+        os.killpg(process, 0)  # raises where it has ended without a checkpoint
+        time.sleep(0.001)
+    os.killpg(process, signal.SIGKILL)
+    assert forked_tools().end() == -signal.SIGKILL
     assert not (killed / 'epoch_3.pth').exists(), 'killed too late to prove anything'
-    run_tool(*command[1:], '--resume')
+    run_tool(*command, '--resume')
     expected, found = weights(whole / 'epoch_3.pth'), weights(killed / 'epoch_3.pth')
     assert expected.keys() == found.keys()
     for key, value in expected.items():
@@ -219,11 +224,10 @@ def test_the_seed_of_every_epoch_is_another(trained):
 
 
 def test_two_processes_train_with_torchrun(digits, tmp_path):
-    seen = run_tool(
+    seen = run_python(
         '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
         'tools/train.py', CONFIG, '--launcher', 'pytorch', '--work-dir', tmp_path,
         *tiny(digits, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=16'),
-        timeout=300,
     )  # fmt: skip
     assert 'GPU number: 2' in seen and (tmp_path / 'epoch_1.pth').exists()
     # 96 images, 16 a process: three steps, not six.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_what_cannot_be_loaded(tmp_path, spec):
         load('m', str(unscoped), checkpoint)
 
 
-def test_images_of_a_file_a_folder_and_a_glob(images):
+def test_images_of_a_file_a_folder_and_a_glob(images, tmp_path):
     names = ['broken.png', 'colour.jpg', 'grey.png', 'with_alpha.webp']
     assert [path.name for path in find_images(images)] == names
     assert [path.name for path in find_images(f'{images}/*.png')] == ['broken.png', 'grey.png']
@@ -81,7 +82,10 @@ def test_images_of_a_file_a_folder_and_a_glob(images):
     with pytest.raises(UserError, match='no image found'):
         find_images('nowhere/*.png')
     assert [path.name for path in Images(images, limit=2).paths] == ['broken.png', 'grey.png']
-    assert len(Images(images.parent, limit=9)) >= 4  # a folder holds what its folders hold
+    (tmp_path / 'inner').mkdir()
+    for place in ('inner/b.png', 'a.png'):  # a folder holds what its folders hold
+        shutil.copy(images / 'grey.png', tmp_path / place)
+    assert find_images(tmp_path) == [tmp_path / 'a.png', tmp_path / 'inner/b.png']
 
 
 def test_what_cannot_be_read_is_named_skipped_and_counted(images, capsys):
