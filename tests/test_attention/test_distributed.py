@@ -32,6 +32,7 @@ def half_a_batch(rank, file, out):
 
 
 @pytest.mark.long
-def test_two_processes_give_the_gradients_of_one(tmp_path):
+def test_two_processes_give_the_gradients_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv('SCSA_REGISTER', '0')  # for the two: importing OpenMMLab takes seconds
     mp.spawn(half_a_batch, (str(tmp_path / 'store'), str(tmp_path / 'grads')), nprocs=2)
     assert distance(torch.load(tmp_path / 'grads'), gradients(*build())) < 1e-12

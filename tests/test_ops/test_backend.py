@@ -58,7 +58,7 @@ def ask(value):
     code = 'import torch; from scsa.ops import path_for; print(path_for(torch.ones(1)))'
     return subprocess.run(
         [sys.executable, '-c', code],
-        env={**os.environ, 'SCSA_BACKEND': value},
+        env={**os.environ, 'SCSA_BACKEND': value, 'SCSA_REGISTER': '0'},
         capture_output=True,
         text=True,
     )
