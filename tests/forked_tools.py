@@ -49,13 +49,15 @@ def become(log, tool, arguments):
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')
+    answers = os.fdopen(os.dup(1), 'w', buffering=1)  # stdout is for what packages print
+    os.dup2(2, 1)
     imports()
-    print('ready', flush=True)
+    print('ready', file=answers)
     for line in sys.stdin:
         log, tool, *arguments = json.loads(line)
         child = os.fork()
         if not child:
             become(log, tool, arguments)
         os.setpgid(child, child)  # before anybody can want to kill the group
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(child, file=answers)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers)
