@@ -52,8 +52,8 @@ def test_a_trace_runs_at_other_sizes(module):
 @pytest.mark.parametrize(
     ('training', 'dynamic'),
     [
-        (False, False),
         (True, True),
+        pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, False, marks=pytest.mark.slow),
     ],

@@ -30,7 +30,13 @@ ONE_SMALL_STEP = [
 ]
 
 
-@pytest.mark.parametrize('backbone', ["type='ResNetSCSA'", PLUGIN], ids=['backbone', 'plugin'])
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        pytest.param("type='ResNetSCSA'", id='backbone'),
+        pytest.param(PLUGIN, id='plugin', marks=pytest.mark.slow),
+    ],
+)
 def test_trains_one_step(backbone, data_root, tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG.format(backbone=backbone))
     (tmp_path / 'data').symlink_to(data_root / 'data')

@@ -9,8 +9,6 @@ from torch._dynamo.backends.registry import lookup_backend
 
 from scsa.attention import SCSA
 
-MODES = ['avg_pool', 'max_pool', 'recombination']
-
 
 class Capture:
     """A compiler that counts its graphs and, but for fusing, does what inductor does.
@@ -39,7 +37,9 @@ def compare(found, expected, tolerance=1e-9):
         assert (a - b).abs().max() / scale < tolerance
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+    'mode', ['avg_pool', pytest.param('max_pool', marks=pytest.mark.slow), 'recombination']
+)
 def test_maps_smaller_than_the_window_in_any_size(mode):
     """Where torch 2.1 failed with a window of symbolic size."""
     if mode == 'recombination' and torch.__version__ < '2.2':
@@ -105,10 +105,10 @@ def swin():
 @pytest.mark.parametrize(
     ('training', 'dynamic'),
     [
-        pytest.param(False, False, id='eval-static'),
-        pytest.param(True, True, id='train-dynamic'),
+        pytest.param(True, False, id='train-static'),
+        pytest.param(True, True, id='train-dynamic', marks=pytest.mark.slow),
+        pytest.param(False, False, id='eval-static', marks=pytest.mark.slow),
         pytest.param(False, True, id='eval-dynamic', marks=pytest.mark.slow),
-        pytest.param(True, False, id='train-static', marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def compiled(tmp_path, *arguments):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize(
+    'layout', ['contiguous', pytest.param('channels_last', marks=pytest.mark.slow)]
+)
 def test_a_training_step_of_a_resnet_as_a_gpu_compiles_it(layout, tmp_path):
     *rows, summary = compiled(
         tmp_path, '--shapes', 'resnet', '--types', 'float16', '--layouts', layout

@@ -38,13 +38,6 @@ def wheels(tmp_path):
     return folder
 
 
-def test_a_benchmark_becomes_a_row(tmp_path):
-    run_tool(CHECK, *ON_CPU, '--out', tmp_path, '--only', 'bench-module')
-    (row,) = json.loads((tmp_path / 'results.json').read_text())['rows']
-    assert len(row['rows']) == 6
-    assert 'geometric mean' in (tmp_path / 'table.md').read_text()
-
-
 @pytest.mark.slow
 def test_steps_become_rows(digits, tmp_path):
     (tmp_path / 'digits').symlink_to(digits)
