@@ -39,6 +39,9 @@ def become(log, tool, arguments):
         runpy.run_path(tool, run_name='__main__')
     except SystemExit as stop:
         code = stop.code or 0
+        if not isinstance(code, int):  # a message
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
         code = 1

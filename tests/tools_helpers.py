@@ -67,7 +67,8 @@ class ForkedTools:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / 'tests/forked_tools.py')],
             cwd=ROOT,
-            env=dict(environment(), OPENBLAS_NUM_THREADS='1'),
+            # By NVML, for CUDA that was asked for devices does not survive a fork.
+            env=dict(environment(), OPENBLAS_NUM_THREADS='1', PYTORCH_NVML_BASED_CUDA_CHECK='1'),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
