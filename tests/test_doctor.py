@@ -1,5 +1,6 @@
 """The doctor names cause and mend in five environments that are staged, each in its own process."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -48,9 +49,11 @@ def site(tmp_path):
 
 
 def doctor(*options, path=()):
+    measured = {key: value for key, value in os.environ.items() if key.startswith('COVERAGE_')}
+    folders = ':'.join([*map(str, path), str(ROOT)])
     done = subprocess.run(
         [sys.executable, *options],
-        env={'PYTHONPATH': ':'.join([*map(str, path), str(ROOT)]), 'PATH': '/usr/bin:/bin'},
+        env={'PYTHONPATH': folders, 'PATH': '/usr/bin:/bin', **measured},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -441,3 +441,55 @@ def test_a_config_that_cannot_be_checked(text, option, said, tmp_path):
     config = write(tmp_path / 'config.py', f"default_scope = 'mmpretrain'\n{text}\n")
     done = run_tool('data/check', config, *option)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count('\n') == 1, done
+
+
+def no_coco(data):
+    (data.root / 'annotations').mkdir()
+    data.config = lambda: Data.config(data)
+    write(data.root / 'annotations/instances.json', '[]')
+
+
+def class_of_no_category(data):
+    data.categories[0]['name'] = 'bird'
+
+
+def image_without_a_width(data):
+    del data.images[0]['width']
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'said'),
+    [
+        (no_coco, 'instances.json: annotation: not a COCO file: TypeError'),
+        (class_of_no_category, "unknown-class: class 'dog' is not among its categories: bird, cat"),
+        (class_of_no_category, "unused-class: 2 boxes of class 'bird', which the config does not"),
+        (image_without_a_width, 'instances.json: annotation: images[0] has no width'),
+    ],
+)
+def test_a_coco_file_that_is_none_or_names_other_classes(spoil, said, tmp_path):
+    data = Coco(tmp_path)
+    spoil(data)
+    assert said in data.check('--strict').stdout
+
+
+def test_annotations_of_voc_that_are_none_or_name_other_classes(tmp_path):
+    data = Voc(tmp_path)
+    data.boxes['000007'].append(('bird', 5, 6, 50, 40))
+    assert "unused-class: 1 boxes of class 'bird'" in data.check('--strict').stdout
+    config = data.config()
+    write(tmp_path / 'VOC2007/Annotations/000005.xml', '<annotation><size>')
+    done = run_tool('data/check', config, '--jobs', '1')
+    assert '000005.xml: annotation: not a VOC file: ' in done.stdout
+
+
+def test_boxes_of_another_format(tmp_path):
+    data = Coco(tmp_path)
+    data.dataset = (
+        "type='BaseDetDataset', ann_file='list.json', data_prefix=dict(img_path='images')"
+    )
+    boxes = [dict(bbox=[1, 1, 30, 30], bbox_label=0), dict(bbox=[9, 9, 5, 70], bbox_label=0)]
+    entries = [dict(img_path='1.jpg', width=60, height=40, instances=boxes)]
+    metainfo = dict(classes=['cat', 'dog'])
+    write(tmp_path / 'list.json', json.dumps(dict(metainfo=metainfo, data_list=entries)))
+    done = data.check()
+    assert done.returncode == 1 and 'a box of ' in done.stdout and "of class 'dog'" in done.stdout

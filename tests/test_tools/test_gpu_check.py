@@ -38,6 +38,15 @@ def wheels(tmp_path):
     return folder
 
 
+def test_a_training_step_is_measured(tmp_path):
+    config, out = 'configs/classification/mobilenet-v2_1xb96_in1k_scsa.py', tmp_path / 'step.json'
+    small = ('--device', 'cpu', '--amp', '--batch', 2, '--size', 64, '--steps', 1)
+    run_tool('tools/analysis/training_step.py', config, *small, '--out', out)
+    figures = json.loads(out.read_text())
+    assert (figures['precision'], figures['batch'], figures['size']) == ('float32', 2, 64)
+    assert figures['images_per_second'] > 0 and figures['loss'] > 0
+
+
 @pytest.mark.slow
 def test_steps_become_rows(digits, tmp_path):
     (tmp_path / 'digits').symlink_to(digits)
