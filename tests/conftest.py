@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 
 import pytest
 import torch
@@ -30,3 +31,13 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _same_random_numbers_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _the_default_scope_of_a_test_ends_with_it():
+    # A run of MMEngine sets a scope for its process. Left there, a later test in the same process
+    # would look for its models in the registry of another library.
+    yield
+    registry = sys.modules.get('mmengine.registry')
+    if registry is not None:
+        registry.DefaultScope._instance_dict.clear()
