@@ -8,6 +8,8 @@ export PYTHON
 # One training alone is a third faster where they spin for a while.
 export OMP_WAIT_POLICY ?= PASSIVE
 demo demo-compare: export GOMP_SPINCOUNT ?= 100000
+# Where no compiled files may be kept, each start of Python compiles all it imports, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -244,7 +244,7 @@ def test_the_tools_that_draw_run_from_a_wheel(tool, far_from_the_checkout):
     assert drawn and min(picture.stat().st_size for picture in drawn) > 1000
 
 
-@pytest.mark.parametrize('mode', ['lenient', 'strict'])
+@pytest.mark.parametrize('mode', [pytest.param('lenient', marks=pytest.mark.slow), 'strict'])
 def test_editable_install_sees_edits_and_goes_without_trace(checkout, target, mode):
     before = set(target.folder.rglob('*'))
     target.install('-e', checkout, '--config-settings', f'editable_mode={mode}')

@@ -50,6 +50,12 @@ def test_a_trace_runs_at_other_sizes(module):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
+    'module',
+    [name for name in OPTIONS if name != 'whole map']
+    + [pytest.param('whole map', marks=pytest.mark.slow)],
+    indirect=True,
+)
+@pytest.mark.parametrize(
     ('training', 'dynamic'),
     [
         (True, True),

@@ -59,19 +59,28 @@ def test_sweeps_are_drawn(tmp_path, monkeypatch):
     assert (tmp_path / 'sweep.png').stat().st_size > 10_000
 
 
+QUICKSTART = TOOL.parents[2] / 'configs' / 'quickstart'
+SMALL = [f'{QUICKSTART}/{name}.py' for name in ('resnet18_digits', 'resnet18_digits_scsa')]
+
+
 @pytest.mark.parametrize(
-    ('size', 'train'), [((64, 96), []), ((32, 64), ['--train', '--amp'])], ids=['infer', 'train']
+    ('models', 'size', 'train'),
+    [
+        (['resnet50', 'resnet50_scsa'], (64, 96), []),
+        (SMALL, (32, 64), ['--train', '--amp']),  # half precision is slow on a CPU
+    ],
+    ids=['infer', 'train'],
 )
-def test_model_mode_compares_with_the_first(tmp_path, size, train):
+def test_model_mode_compares_with_the_first(tmp_path, models, size, train):
     found = run(
-        'model', 'resnet50', 'resnet50_scsa', '--batch', 1, 2, '--size', *size, '--repeats', 2,
+        'model', *models, '--batch', 1, 2, '--size', *size, '--repeats', 2,
         '--device', 'cpu', '--out', tmp_path / 'models', *train,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     rows = json.loads((tmp_path / 'models.json').read_text())['rows']
     assert [(r['model'], r['batch']) for r in rows] == [
-        ('resnet50', 1), ('resnet50_scsa', 1), ('resnet50', 2), ('resnet50_scsa', 2),
-    ]  # fmt: skip
+        (model, batch) for batch in (1, 2) for model in models
+    ]
     assert all(r['size'] == [*size] and r['images_per_second'] > 0 for r in rows)
     assert rows[0]['speed_over_first'] == 1
     if train:

@@ -7,8 +7,8 @@ import pty
 import re
 import runpy
 import signal
-import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,7 +16,6 @@ import torch
 from tools_helpers import (
     CONFIG,
     ROOT,
-    environment,
     forked_tools,
     refusal,
     run_python,
@@ -35,27 +34,25 @@ def weights(path):
 
 
 def train_on_a_terminal(*arguments):
-    """Run training with stderr on a pseudo-terminal; return what a person would have seen."""
+    """Run training on a pseudo-terminal; return its exit code and what a person would have seen."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, 'tools/train.py', *map(str, arguments)],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=slave,
-    )
-    os.close(slave)
-    seen = b''
-    while True:
+    seen = []
+
+    def read():
         try:
-            chunk = os.read(master, 4096)
+            while chunk := os.read(master, 4096):
+                seen.append(chunk)
         except OSError:  # Linux: the other side was closed
-            break
-        if not chunk:
-            break
-        seen += chunk
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()  # a terminal that nobody reads would soon be full
+    forked_tools().start(os.ttyname(slave), 'tools/train.py', *arguments)
+    code = forked_tools().end()
+    os.close(slave)
+    reader.join()
     os.close(master)
-    return process.wait(), seen.decode()
+    return code, b''.join(seen).decode()
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +91,7 @@ def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, di
     assert len(samples) == 20 and {'pred_label', 'gt_label', 'img_path'} <= set(samples[0])
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 20
 
-    run_python(*arguments, '--out', metrics, *tiny(digits))
+    run_tool(*arguments, '--out', metrics, *tiny(digits))
     assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
 
 
