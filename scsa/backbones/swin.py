@@ -57,7 +57,9 @@ class SwinBlockSCSA(SwinBlock):
 
     def attend(self, tokens: Tensor, hw_shape) -> Tensor:
         """SCSA on tokens (B, H * W, C), which are a (B, C, H, W) map in channels_last order."""
-        x = tokens.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W), a view
+        # Not `unflatten`, whose sizes a traced file keeps.
+        x = tokens.reshape(tokens.shape[0], *hw_shape, tokens.shape[2])
+        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), a view
         return self.scsa(x).permute(0, 2, 3, 1).flatten(1, 2)
 
     def forward(self, x: Tensor, hw_shape) -> Tensor:

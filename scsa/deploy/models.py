@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,6 +50,16 @@ class TensorsOnly(nn.Module):
         if hasattr(self.model, 'bbox_head'):
             return tuple(level for kind in self.model.bbox_head(features) for level in kind)
         return tuple(features)
+
+
+def takes(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether a model runs at a size: a classifying Swin refuses maps below its window."""
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, CHANNELS, *size))
+    except AssertionError:  # as mmpretrain says it
+        return False
+    return True
 
 
 def normalisation(model: nn.Module) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cli import UserError, needs
+from .swin import open_sizes
 
 OPSET = 17  # of the exporter that traces; the other chooses its own
 EXPORTERS = ('trace', 'dynamo')
@@ -81,7 +82,7 @@ def export(
         if _torch_release() >= (2, 5):
             settings['dynamo'] = False
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open_sizes(model):
             warnings.simplefilter('ignore')  # of the exporter, about itself and about constants
             torch.onnx.export(model, (x,), str(path), **settings)
     except Exception as error:  # each step of an exporter raises its own

@@ -43,7 +43,7 @@ def main() -> None:
 
     from scsa.analysis.complexity import standard_input
     from scsa.deploy import onnx
-    from scsa.deploy.models import CHANNELS, TensorsOnly, normalisation
+    from scsa.deploy.models import CHANNELS, TensorsOnly, normalisation, takes
     from scsa.visualization.models import load
 
     loaded = load('model', args.config, args.checkpoint, 'cpu')
@@ -60,7 +60,9 @@ def main() -> None:
     opened = onnx.session(out)
     sizes = [(1, height, width)]
     if args.dynamic:
-        sizes += [(2, height // 2, width), (3, height, 2 * width)]
+        half = (height // 2, width)
+        sizes += [(2, *half)] if takes(model, half) else []
+        sizes += [(3, height, 2 * width), (2, 2 * height, width)][: 3 - len(sizes)]
     for batch, rows, cols in sizes:
         found = onnx.difference(model, opened, torch.randn(batch, CHANNELS, rows, cols))
         print(f'check at {batch} x {CHANNELS} x {rows} x {cols}: off by {found:.1e} of the largest')

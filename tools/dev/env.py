@@ -131,8 +131,7 @@ class Environment:
         with TemporaryDirectory(dir=self.folder) as tried:
             # Pip makes the wheel, and keeps it in its cache: uv makes none without installing it.
             pip = (self.python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation')
-            links = ('--find-links', wheels) if wheels else ()
-            pip += ('-c', self.pins, *links, '-w', tried, mmcv)
+            pip += ('-c', self.pins, '-w', tried, mmcv, *(['--find-links', wheels] * bool(wheels)))
             if run('bash', '-c', FOLLOW, log, *pip, quiet=False) is None:
                 say('\n'.join(log.read_text().splitlines()[-20:]))
                 what = 'it needs a C++ compiler and Python.h (build-essential, python3-dev)'
