@@ -49,7 +49,8 @@ def export(
         x: An example of its input.
         path: The file.
         dynamic: Whether batch, height and width stay open; else they are those of ``x``. Give an
-            example of two images or more then: torch takes a batch of one for a constant.
+            example of two images or more then, and for Swin one with two windows or more in its
+            last stage: torch takes a size of one for a constant.
         exporter: ``'trace'`` or ``'dynamo'``; by default :func:`default_exporter`.
 
     Raises:

@@ -82,8 +82,9 @@ def test_refusals(monkeypatch, capsys, tmp_path):
 BACKBONES = {
     'resnet50_1xb128_in1k_scsa': [(2, 64, 96), (1, 224, 224), (3, 160, 64)],
     'mobilenet-v2_1xb96_in1k_scsa': [(2, 64, 96), (1, 224, 224), (3, 160, 64)],
-    # Seven pixels at least in the last stage, as mmpretrain's Swin wants them.
-    'swin-tiny_16xb64_in1k_scsa': [(2, 224, 224), (1, 250, 231), (3, 224, 320)],
+    # Seven pixels at least in the last stage, as mmpretrain's Swin wants them; in the example two
+    # windows at least.
+    'swin-tiny_16xb64_in1k_scsa': [(2, 256, 256), (1, 250, 231), (3, 224, 224)],
 }
 
 

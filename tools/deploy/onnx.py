@@ -50,8 +50,10 @@ def main() -> None:
     model = TensorsOnly(loaded.model, loaded.task).eval()
     height, width = args.shape or standard_input(Config.fromfile(args.config))
     out = args.out or Path(args.checkpoint).with_suffix('.onnx')
-    # Of one image: the newer exporter takes a batch of one for a constant.
-    example = torch.randn(2 if args.dynamic else 1, CHANNELS, height, width)
+    # The newer exporter takes a batch of one for a constant, and a Swin's one window in the last
+    # stage too; in detection and segmentation there are several.
+    double = 2 if args.dynamic and loaded.task == 'classification' else 1
+    example = torch.randn(1 + args.dynamic, CHANNELS, double * height, double * width)
     onnx.export(model, example, out, args.dynamic, args.exporter)
     print(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, {model.what}')
     print(f'input: {CHANNELS} x {height} x {width}, {normalisation(loaded.model)}')
