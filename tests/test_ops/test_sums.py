@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
+from scsa.attention import SCSA
 from scsa.ops.passes import torch as torch_passes
-from scsa.ops.passes.torch import gated_sum, sum_columns, sum_last, sum_rows, sums_bags
+from scsa.ops.passes.torch import bags, gated_sum, sum_columns, sum_last, sum_rows, sums_bags
 
 KINDS = {
     'float32': lambda x: x.float(),
@@ -27,15 +29,15 @@ def close(found, expected, x):
 
 
 def test_only_float32_without_gaps_is_summed_as_bags(x):
-    bags = x.dtype == torch.float32 and x.is_contiguous()
-    assert sums_bags(x) == bags
+    expected = x.dtype == torch.float32 and x.is_contiguous()
+    assert sums_bags(x) == expected
     assert not sums_bags(x[:0])
 
 
 @pytest.mark.parametrize('height', [1, 4, 7, 14])
-@pytest.mark.parametrize('bags', [True, False])
-def test_sum_rows(x, height, bags, monkeypatch):
-    if not bags:
+@pytest.mark.parametrize('as_bags', [True, False])
+def test_sum_rows(x, height, as_bags, monkeypatch):
+    if not as_bags:
         monkeypatch.setattr(torch_passes, 'sums_bags', lambda x: False)
     close(sum_rows(x, height), x.double().unfold(2, height, height).sum(4), x)
 
@@ -65,3 +67,32 @@ def test_gated_sum(x):
     gate = torch.rand(2, 3, 14).to(torch.promote_types(x.dtype, torch.float32))
     expected = (x * gate.to(x.dtype).unsqueeze(3)).double().sum(2)
     close(gated_sum(x, gate), expected, x)
+
+
+def test_what_is_kept_of_bags_serves_every_mode():
+    """Made in inference mode or under fake tensors it could not be used in training."""
+    bags.cache_clear()
+    module, x = SCSA(8), torch.randn(2, 8, 15, 14)
+    expected = module(x).sum()
+    bags.cache_clear()
+    with torch.inference_mode():
+        module(x)
+    assert bags.cache_info().currsize == 2  # all rows, and those of a window
+    assert not any(kept.is_inference() for kept in bags(16, 15, 7, x.device))
+    training = x.clone().requires_grad_()
+    result = module(training).sum()
+    result.backward()
+    assert torch.equal(result, expected) and training.grad.isfinite().all()
+    assert bags.cache_info().currsize == 2
+
+    bags.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        sum_rows(x, 7)
+    assert bags.cache_info().currsize == 0
+
+
+def test_few_bags_are_kept():
+    bags.cache_clear()
+    for rows in range(7, 107):
+        sum_rows(torch.ones(1, 1, rows, 1), 7)
+    assert bags.cache_info().currsize == 32

@@ -18,6 +18,7 @@ PyTorch's CPU code for the sum over a dimension takes its time where a dimension
 window or a small map. Two other operations of it give the same sums in less.
 """
 
+from functools import lru_cache
 from typing import Optional, Tuple
 
 import torch
@@ -146,14 +147,26 @@ def sum_rows(x: Tensor, height: int, gate: Optional[Tensor] = None) -> Tensor:
     if not sums_bags(x):
         x = x if gate is None else x * match(gate.unsqueeze(3), x)
         return x.narrow(2, 0, used).unflatten(2, [count, height]).sum(3, dtype=accumulation_type(x))
-    indices = torch.arange(batch * channels * rows, dtype=torch.int32, device=x.device)
-    if used < rows:
-        indices = indices.view(-1, rows).narrow(1, 0, used).flatten()
-        gate = None if gate is None else gate.narrow(2, 0, used)
-    starts = torch.arange(0, indices.numel(), height, dtype=torch.int32, device=x.device)
-    weights = None if gate is None else gate.reshape(-1)
+    # A mode, such as that of fake tensors, makes others of its own, which are not to be kept.
+    make = bags.__wrapped__ if torch._C._len_torch_dispatch_stack() else bags
+    indices, starts = make(batch * channels, rows, height, x.device)
+    weights = None if gate is None else gate.narrow(2, 0, used).reshape(-1)
     sums, *_ = torch.embedding_bag(x.view(-1, width), indices, starts, False, 0, False, weights)
     return sums.view(batch, channels, count, width)
+
+
+@lru_cache(maxsize=32)
+def bags(maps: int, rows: int, height: int, device: torch.device) -> Tuple[Tensor, Tensor]:
+    """The rows that bags of ``height`` rows sum, and where in them each bag starts.
+
+    They are kept, one number for each row of a map, for to make them takes up to a tenth of the
+    time of a forward pass.
+    """
+    with torch.inference_mode(False):  # in which they could not be used in training
+        indices = torch.arange(maps * rows, dtype=torch.int32, device=device).view(maps, rows)
+        indices = indices[:, : rows // height * height].flatten()
+        starts = torch.arange(0, len(indices), height, dtype=torch.int32, device=device)
+    return indices, starts
 
 
 def sums_bags(x: Tensor) -> bool:
