@@ -104,6 +104,10 @@ def test_eager(options):
         assert flat(grown), grown
 
 
+# torch 2.1 compiles for each number of images and for each remainder of a side by the window.
+MOST_COMPILATIONS = 24 if torch.__version__ < '2.2' else 8
+
+
 class Reasons(logging.Handler):
     """What torch.compile says when it compiles once more."""
 
@@ -119,7 +123,8 @@ class Reasons(logging.Handler):
 def reasons():
     torch._dynamo.reset()
     torch._logging.set_logs(recompiles=True)
-    logger = logging.getLogger('torch._dynamo.guards.__recompiles')
+    module = 'convert_frame' if torch.__version__ < '2.2' else 'guards'
+    logger = logging.getLogger(f'torch._dynamo.{module}.__recompiles')
     handler = Reasons()
     logger.addHandler(handler)
     yield handler.found
@@ -137,7 +142,7 @@ def test_compiled(reasons):
         grown = over_time(make(network, forward), count)
         assert flat(grown), grown
     print(*reasons, sep='\n')
-    assert 0 < len(reasons) <= 8, reasons
+    assert 0 < len(reasons) <= MOST_COMPILATIONS, reasons
 
 
 def new_pages(size):
