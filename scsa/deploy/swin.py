@@ -24,24 +24,32 @@ def shift_windows(attention: nn.Module, tokens: Tensor, hw_shape) -> Tensor:
     size = attention.window_size
     x = tokens.view(batch, height, width, channels)
     x = F.pad(x, (0, 0, 0, missing(width, size), 0, missing(height, size)))
-    rows, cols = (torch.arange(x.shape[dim], device=x.device) for dim in (1, 2))
-    # As tensors: exporters take those, and no symbols, into what is computed from the indices.
-    lengths = [index[-1] + 1 for index in (rows, cols)]
     mask = None
     if attention.shift_size:
         shift = shift_of(attention, height, width, x.device)
-        x = x.index_select(1, (rows + shift) % lengths[0])
-        x = x.index_select(2, (cols + shift) % lengths[1])
-        mask = mask_of(rows, cols, size, shift)
+        mask = mask_of(attention, x, shift)
+        x = rolled(x, shift)
     windows = attention.window_partition(x, size)  # (B * N, size, size, C)
     windows = attention.w_msa(windows.view(-1, size**2, channels), mask=mask)
-    grid = (x.shape[1] // size, x.shape[2] // size)
-    windows = windows.view(batch, *grid, size, size, channels)
+    # Not `window_reverse`, which finds the batch by Python's division.
+    windows = windows.view(batch, x.shape[1] // size, x.shape[2] // size, size, size, channels)
     x = windows.permute(0, 1, 3, 2, 4, 5).reshape(x.shape)
     if attention.shift_size:
-        x = x.index_select(1, (rows + lengths[0] - shift) % lengths[0])
-        x = x.index_select(2, (cols + lengths[1] - shift) % lengths[1])
+        x = rolled(x, -shift)
     return attention.drop(x[:, :height, :width].reshape(batch, height * width, channels))
+
+
+def length(side, device: torch.device) -> Tensor:
+    """A side as a tensor, whether an exporter has it as a number, a symbol or a tensor."""
+    return torch.arange(side, device=device)[-1] + 1
+
+
+def rolled(x: Tensor, shift: Tensor) -> Tensor:
+    """``x.roll((-shift, -shift), (1, 2))`` of a (B, H, W, C) map, by a number not known before."""
+    for dim in (1, 2):
+        index, side = torch.arange(x.shape[dim], device=x.device), length(x.shape[dim], x.device)
+        x = x.index_select(dim, (index + side + shift) % side)
+    return x
 
 
 def missing(side, step: int):
@@ -53,20 +61,18 @@ def shift_of(attention: nn.Module, height, width, device: torch.device) -> Tenso
     """By how much windows are shifted, as a tensor: not where one spans the map's shorter side."""
     if attention.pad_small_map:
         return torch.full((), attention.shift_size, device=device)
-    # Sizes as tensors, whether the exporter has them as numbers, symbols or tensors.
-    sides = [torch.arange(side, device=device)[-1] + 1 for side in (height, width)]
+    sides = [length(side, device) for side in (height, width)]
     return attention.shift_size * (torch.minimum(*sides) != attention.window_size).long()
 
 
-def mask_of(rows: Tensor, cols: Tensor, size: int, shift: Tensor) -> Tensor:
+def mask_of(attention: nn.Module, x: Tensor, shift: Tensor) -> Tensor:
     """-100 for tokens of a window that the shift brought together from two edges: (N, S², S²)."""
-    parts = []
-    for index in (rows, cols):
-        length = index[-1] + 1
-        parts.append((index >= length - size).float() + (index >= length - shift).float())
-    regions = 3 * parts[0][:, None] + parts[1]
-    regions = regions.view(rows.shape[0] // size, size, cols.shape[0] // size, size)
-    regions = regions.permute(0, 2, 1, 3).reshape(-1, size**2)
+    size, parts = attention.window_size, []
+    for dim in (1, 2):
+        index, side = torch.arange(x.shape[dim], device=x.device), length(x.shape[dim], x.device)
+        parts.append((index >= side - size).float() + (index >= side - shift).float())
+    regions = (3 * parts[0][:, None] + parts[1])[None, :, :, None]  # as a map of one channel
+    regions = attention.window_partition(regions, size).view(-1, size**2)
     return -100.0 * (regions[:, None] != regions[:, :, None]).float()
 
 

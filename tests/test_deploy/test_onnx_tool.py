@@ -89,6 +89,15 @@ BACKBONES = {
 
 
 @pytest.mark.slow
+def test_a_swin_is_checked_at_sizes_that_it_takes(export):
+    config = 'configs/classification/swin-tiny_16xb64_in1k_scsa.py'
+    said = export(config, '--dynamic', '--check', '--exporter', 'trace')
+    checked = [line.split(':')[0] for line in said.splitlines() if line.startswith('check at')]
+    sizes = ['1 x 3 x 224 x 224', '3 x 3 x 224 x 448', '2 x 3 x 448 x 224']
+    assert checked == [f'check at {size}' for size in sizes]
+
+
+@pytest.mark.slow
 @pytest.mark.xfail(
     torch.__version__ < '2.2',
     reason='its exporter loses the size of the map, and lays out no pooling to 6 cells without',
