@@ -98,13 +98,18 @@ def upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
-def convolve(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """(B, C, L) by a depthwise (C, 1, K), K odd, to (B, C, L)."""
+def convolve(strip: Tensor, kernel: Tensor, bias: Optional[Tensor], short: bool = False) -> Tensor:
+    """(B, C, L) by a depthwise (C, 1, K), K odd, to (B, C, L).
+
+    ``short`` says that L may be below K // 2. Of such strips, and of any by a longer kernel, the
+    CPU's library has no fast code unless they lie channels last: it takes ten to a hundred times as
+    long. Otherwise it is faster as they are.
+    """
     rows, kernel = strip.unsqueeze(2), kernel.unsqueeze(2).to(strip.dtype)
-    bias = None if bias is None else bias.to(strip.dtype)
-    if not rows.is_cuda:  # of some short strips the CPU's library takes 30 times as long else
+    bias, half = None if bias is None else bias.to(strip.dtype), kernel.size(3) // 2
+    if not rows.is_cuda and (short or half > 4):
         rows = rows.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(rows, kernel, bias, 1, [0, kernel.size(3) // 2], 1, kernel.size(0)).squeeze(2)
+    return F.conv2d(rows, kernel, bias, 1, [0, half], 1, kernel.size(0)).squeeze(2)
 
 
 def convolve_strips(
@@ -127,14 +132,15 @@ def convolve_strips(
         (B, C, H) and (B, C, W).
     """
     height, width, half = x_h.size(2), x_w.size(2), kernel.size(2) // 2
-    row = torch.cat([F.pad(x_h, [0, half]), x_w], 2)
     if unrolled:
-        u, length = bias.to(row.dtype).unsqueeze(1), row.size(2)
-        row, kernel = F.pad(row, [half, half]), kernel.to(row.dtype)
+        # Zeros that are written down: what F.pad adds, generated code finds anew for every tap.
+        zeros = x_h.new_zeros([x_h.size(0), x_h.size(1), half])
+        row, length = torch.cat([zeros, x_h, zeros, x_w, zeros], 2), height + half + width
+        u, kernel = bias.to(row.dtype).unsqueeze(1), kernel.to(row.dtype)
         for tap in range(kernel.size(2)):
             u = u + row.narrow(2, tap, length) * kernel[:, :, tap]
     else:
-        u = convolve(row, kernel, bias)
+        u = convolve(torch.cat([F.pad(x_h, [0, half]), x_w], 2), kernel, bias)
     # narrow(), for a slice with a traced end would be frozen.
     return u.narrow(2, 0, height), u.narrow(2, height + half, width)
 
@@ -333,7 +339,8 @@ def channel_gate(
     if fused:
         a = F.scaled_dot_product_attention(q, k, v, None, dropout, False, scale=d**-0.5).mean(3)
     else:  # the mean over the tokens commutes with the attention
-        attn = F.dropout((q @ k.transpose(2, 3) * d**-0.5).softmax(3), dropout)
+        # q is scaled and not the product: torch.compile makes a slower softmax of a scaled one.
+        attn = F.dropout((q * d**-0.5 @ k.transpose(2, 3)).softmax(3), dropout)
         a = (attn * v.mean(3).unsqueeze(2)).sum(3)
     return gate_of(a.flatten(1), 1, softmax)
 

@@ -2,7 +2,7 @@
 
 =============  ===================================================================================
 ``auto``       ``eager``, the default: with ``triton`` no whole network was faster on an H100
-``eager``      one autograd function, its five passes over the map in PyTorch's own operations
+``eager``      one autograd function, its passes over the map in PyTorch's own operations
 ``triton``     the same function, its passes as kernels for NVIDIA GPUs, or an error that says why
 ``reference``  the published formulation step by step, to compare with: PyTorch's own errors on maps
                below the window and on maps of another type than the parameters

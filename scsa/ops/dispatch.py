@@ -78,7 +78,7 @@ def _is_traced_by_make_fx() -> bool:
 
 
 def passes_for(x: Tensor) -> ModuleType:
-    """The five passes over the map, in PyTorch or in Triton.
+    """The passes over the map, in PyTorch or in Triton.
 
     Raises:
         RuntimeError: ``'triton'`` was asked for and cannot run; the message says why.

@@ -1,7 +1,8 @@
-"""SCSA as one autograd function: five passes over the map, everything small in plain PyTorch.
+"""SCSA as one autograd function: passes over the map, everything small in plain PyTorch.
 
-Forward it reads the map three times and writes one, backward likewise. It keeps the map, its
-strips, its tokens and what they attend to; the rest is computed again.
+Forward it reads the map three times and writes one, backward it reads the map and its gradient
+twice each. It keeps the map, its strips, its tokens and what they attend to; the rest is computed
+again.
 """
 
 from contextlib import contextmanager
@@ -12,18 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.steps import (
-    Options,
-    Parameters,
-    compose,
-    convolve,
-    gate_of,
-    queries_keys_values,
-    tokens,
-)
+from ..attention.steps import Options, Parameters, compose, gate_of, queries_keys_values, tokens
 from .dispatch import attempt, no_autocast, passes_for
 from .passes.torch import accumulation_type, sum_last
-from .small import MeanAttention, StripConvolution, group_norm, mean_attention
+from .small import MeanAttention, StripConvolution, convolve_strip, group_norm, mean_attention
 
 
 def compute_scsa(options: Options, x: Tensor, params: Parameters) -> Tensor:
@@ -94,32 +87,22 @@ def backward(
     with torch.enable_grad():
         joined = Parameters(*params).to(accumulation_type(x))
         gates = strip_gates(x_h, x_w, joined, options.softmax)
-    a_h, a_w = (gate.detach() for gate in gates)
-    s_h, s_w, r_h, r_w = passes.products(x, grad, a_h, a_w, window)
+    a_h, a_w = pair = tuple(gate.detach() for gate in gates)
+    sums = passes.products(x, grad, pair)
 
     # Out = X_s c, where c is a function of the tokens of X_s
     source = y if window else leaf(passes.apply(x, a_h, a_w, torch.empty_like(x)))
     with torch.enable_grad():
         y = y if window else tokens(source, options, joined.conv_d)
         c, _ = channel_gates(y, joined, options, a)
-    grad_source, *grad_channel = gradients(c, [source, *params[6:]], (s_h * a_h).sum(2))
-    c = c.detach()
+    grad_y, *grad_channel = gradients(c, [source, *params[6:]], (sums[1] * a_w).sum(2))
     if window:
-        grad_y = spread_over_columns(grad_source, window, x.size(3))
-        if r_h is None:  # the kernels read the map once more instead
-            grad_a_h, grad_a_w = passes.token_products(x, grad_y, a_h, a_w, window[0])
-        else:
-            grad_a_h, grad_a_w = tokens_backward(grad_y, r_h, r_w, window)
-    else:  # each pixel of X_s gets its own
-        grad_y = grad_source
-        grad_a_h, grad_a_w, _, _ = passes.products(x, grad_y, a_h, a_w, None)
-    grad_a_h = grad_a_h.addcmul_(s_h, c.unsqueeze(2))
-    grad_a_w = grad_a_w.addcmul_(s_w, c.unsqueeze(2))
+        grad_y = spread_over_columns(grad_y, window, x.size(3))
+    *grad_gates, g = passes.gates_backward(x, grad, c.detach(), grad_y, window, pair, sums)
 
     # X_s = X a_h a_w, where the gates are functions of the strips of X
-    grad_h, grad_w, *grad_spatial = gradients(gates, [x_h, x_w, *params[:6]], [grad_a_h, grad_a_w])
-    grad_h, grad_w, height = grad_h / x.size(3), grad_w / x.size(2), window[0] if window else 1
-    grad_x = passes.map_backward(grad, a_h, a_w, c, grad_y, height, grad_h, grad_w, x)
+    grad_h, grad_w, *grad_spatial = gradients(gates, [x_h, x_w, *params[:6]], grad_gates)
+    grad_x = passes.map_backward(g, pair, (grad_h / x.size(3), grad_w / x.size(2)), x)
     return [grad_x, *grad_spatial, *grad_channel]
 
 
@@ -156,7 +139,7 @@ def gates_of_strip(
         softmax: Whether a gate is a softmax along the strip rather than a sigmoid.
     """
     one = strip.view(-1, len(kernel), strip.size(2))
-    convolution = StripConvolution.apply if torch.is_grad_enabled() else convolve
+    convolution = StripConvolution.apply if torch.is_grad_enabled() else convolve_strip
     u = convolution(one, kernel, bias).contiguous().view(strip.shape)
     z = group_norm(u, 4 * len(weight) // len(kernel), weight, shift)
     return gate_of(z, 2, softmax)
@@ -183,29 +166,9 @@ def spread_over_columns(grad_y: Tensor, window: Tuple[int, int], width: int) -> 
     Returns:
         (B, C, rows, W), zero behind the last window.
     """
-    spread = (grad_y / (window[0] * window[1])).repeat_interleave(window[1], 3)
-    return F.pad(spread, [0, width - spread.size(3)])
-
-
-def tokens_backward(
-    grad_y: Tensor, r_h: Tensor, r_w: Tensor, window: Tuple[int, int]
-) -> Tuple[Tensor, Tensor]:
-    """What the tokens give back to the gates of the rows (B, C, H) and of the columns (B, C, W).
-
-    With r_h (B, C, H, cols), the sum of x a_w over the columns of a window, a row gate gets the sum
-    of r_h grad_y over its windows; likewise with r_w (B, C, rows, W) a column gate.
-
-    Args:
-        grad_y: (B, C, rows, W), of :func:`spread_over_columns`.
-        r_h: See :func:`.passes.torch.products`.
-        r_w: Likewise.
-        window: Height and width of a window.
-    """
-    rows, height = grad_y.size(2), window[0]
-    of_rows = r_h.narrow(2, 0, rows * height).unflatten(2, [rows, height])
-    of_windows = grad_y[..., : r_h.size(3) * window[1] : window[1]].unsqueeze(3)
-    grad_h = (of_rows * of_windows).sum(4).flatten(2)
-    return F.pad(grad_h, [0, r_h.size(2) - rows * height]), (r_w * grad_y).sum(2)
+    shares = (grad_y / (window[0] * window[1])).unsqueeze(4)
+    spread = shares.expand(-1, -1, -1, -1, window[1]).flatten(3)
+    return F.pad(spread, [0, width - spread.size(3)]) if spread.size(3) < width else spread
 
 
 def gradients(outputs, inputs, grad_outputs, **kwargs) -> List[Optional[Tensor]]:

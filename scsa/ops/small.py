@@ -39,20 +39,25 @@ LIMIT = 2.0  # of the power series
 VECTOR = 8  # values that a CPU computes with at a time
 
 
+def convolve_strip(strip: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """:func:`..attention.steps.convolve` of a strip of any length."""
+    return convolve(strip, kernel, bias, short=strip.size(2) < kernel.size(2) // 2)
+
+
 class StripConvolution(torch.autograd.Function):
-    """:func:`..attention.steps.convolve`."""
+    """:func:`convolve_strip` with a fast gradient."""
 
     @staticmethod
     def forward(ctx, strip: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(strip, kernel)
-        return convolve(strip, kernel, bias)
+        return convolve_strip(strip, kernel, bias)
 
     @staticmethod
     def backward(ctx, grad_u: Tensor) -> Tuple[Tensor, ...]:
         strip, kernel = ctx.saved_tensors
         # The gradient of a convolution is one with the reversed kernel: much faster than what
         # PyTorch's CPU library does for it.
-        grad_strip = convolve(grad_u, kernel.flip(2), None)
+        grad_strip = convolve_strip(grad_u, kernel.flip(2), None)
         return grad_strip, kernel_backward(strip, grad_u, kernel.size(2)), grad_u.sum((0, 2))
 
 

@@ -166,7 +166,7 @@ FAILURES = {
     'launch': ('strips', RuntimeError('Triton Error [CUDA]: invalid argument')),
     'compile of the backward': ('prepare_backward', RuntimeError('PassManager::run failed')),
     'backward, resources': ('products', RuntimeError('out of resources: registers')),
-    'backward, launch': ('map_backward', RuntimeError('Triton Error [CUDA]: unknown')),
+    'backward, launch': ('gates_backward', RuntimeError('Triton Error [CUDA]: unknown')),
     'wrong output': ('apply', 1.01),
     'wrong gradient': ('map_backward', 1.01),
 }
@@ -175,8 +175,8 @@ FAILURES = {
 @pytest.fixture
 def kernels_on_cpu(fake_gpu, monkeypatch):
     """PyTorch's passes in the place of the kernels, on the CPU, chosen by `auto`."""
-    names = ('strips', 'tokens', 'apply', 'products', 'map_backward', 'dense', 'prepare_backward')
-    for name in names:
+    names = ('strips', 'tokens', 'apply', 'products', 'gates_backward', 'map_backward', 'dense')
+    for name in (*names, 'prepare_backward'):
         setattr(fake_gpu, name, getattr(torch_passes, name))
 
     monkeypatch.setattr(dispatch, 'why_not_triton', lambda x: '')

@@ -1,1 +1,1 @@
-"""The five passes over the map: the same functions in PyTorch and in Triton."""
+"""The passes over the map: the same functions in PyTorch and in Triton."""

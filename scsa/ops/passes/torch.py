@@ -1,30 +1,37 @@
-"""The five passes over the map in PyTorch's own operations.
+"""The passes over the map in PyTorch's own operations.
 
 Only the map is large. Everything else works on its strips (B, C, H), (B, C, W) and its tokens
 (B, C, N), and is the same code whatever computes the passes:
 
-============  ====================================================================================
-strips        x -> means over W, means over H
-tokens        x, a_h, a_w -> window averages of X_s = x a_h a_w
-apply         x, a_h, a_w c -> out
-products      x, g -> sums of x g a_w over W and of x g a_h over H; of x a_w over each window's
-              columns and of x a_h over its rows
-map_backward  g, grad_y, grad_h, grad_w -> grad_x = (g c + grad_y) a_h a_w + grad_h + grad_w
-============  ====================================================================================
+==============  ==================================================================================
+strips          x -> means over W, means over H
+tokens          x, a_h, a_w -> window averages of X_s = x a_h a_w
+apply           x, a_h, a_w c -> out
+products        x, grad -> sums of x grad a_h over H, which c's gradient takes
+gates_backward  x, grad, grad_y -> g = grad c + grad_y, the gradient of X_s; sums of x g a_w over W
+                and of x g a_h over H
+map_backward    g, grad_h, grad_w -> grad_x = g a_h a_w + grad_h + grad_w
+==============  ==================================================================================
 
 Strips, tokens and gates have the accumulation type: float32 for half precision.
 
 PyTorch's CPU code for the sum over a dimension takes its time where a dimension is as short as a
-window or a small map. Two other operations of it give the same sums in less.
+window or a small map. Other operations of it give the same sums in less. Large maps are taken in
+parts, so that a cache holds what one operation leaves for the next.
 """
 
 from functools import lru_cache
-from typing import Optional, Tuple
+from typing import Callable, Iterable, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+Pair = Tuple[Tensor, Tensor]  # of the rows (B, C, H) and of the columns (B, C, W)
+Window = Optional[Tuple[int, int]]  # its height and width; None where windows are not averaged
+
 SHORT = 32  # pixels of a row
+SHORTER = 16  # likewise
+PART = 2**20  # values of a map at a time: 4 MiB
 
 
 def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
@@ -45,74 +52,98 @@ def tokens(x: Tensor, a_h: Tensor, a_w: Tensor, window: Tuple[int, int]) -> Tens
 def apply(x: Tensor, a_h: Tensor, a_w: Tensor, out: Tensor) -> Tensor:
     """Fills ``out`` with x a_h a_w."""
     if x.dtype == a_h.dtype and x.is_contiguous():
-        torch.mul(a_h.unsqueeze(3), a_w.unsqueeze(2), out=out)
-        out *= x
+        for part, of_h, of_w, result in parts(x, a_h, a_w, out):
+            torch.mul(of_h.unsqueeze(3), of_w.unsqueeze(2), out=result)
+            result *= part
     else:
         torch.mul(x, match(a_h.unsqueeze(3), x), out=out)
         out *= match(a_w.unsqueeze(2), x)
     return out
 
 
-def products(
-    x: Tensor, grad: Tensor, a_h: Tensor, a_w: Tensor, window: Optional[Tuple[int, int]]
-) -> Tuple[Tensor, Tensor, Optional[Tensor], Optional[Tensor]]:
-    """What the backward pass needs of the map: everything else is small.
+def products(x: Tensor, grad: Tensor, gates: Pair) -> Tuple[Optional[Tensor], Tensor]:
+    """None, and the sums of x grad a_h over H (B, C, W).
 
-    Returns:
-        Sums of x grad a_w over W (B, C, H) and of x grad a_h over H (B, C, W); with a ``window``
-        also those of x a_w over its columns (B, C, H, cols) and of x a_h over its rows
-        (B, C, rows, W), else None. The kernels never give these two: they have `token_products`.
+    In place of None the kernels give those of x grad a_w over W, for their `gates_backward`.
     """
-    if window is None:
-        x = x.to(a_h.dtype)  # each pixel is a token or in one: the gradient of a token is large
-    gate_w = match(a_w.unsqueeze(2), x)
-    product = x * grad
-    s_w = gated_sum(product, a_h)
-    s_h = sum_last(product.mul_(gate_w))
-    if window is None:
-        return s_h, s_w, None, None
-    r_h = sum_columns(torch.mul(x, gate_w, out=product), window[1], 1.0)
-    return s_h, s_w, r_h, sum_rows(x, window[0], a_h)
+    return None, *over_parts(lambda x, g, a_h: [sum_rows_gated(x * g, a_h)], x, grad, gates[0])
 
 
-def map_backward(
-    grad: Tensor,
-    a_h: Tensor,
-    a_w: Tensor,
-    gate: Tensor,
-    grad_y: Tensor,
-    height: int,
-    grad_h: Tensor,
-    grad_w: Tensor,
-    x: Tensor,
-) -> Tensor:
-    """The gradient of x.
+def gates_backward(
+    x: Tensor, grad: Tensor, c: Tensor, grad_y: Tensor, window: Window, gates: Pair, sums: tuple
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the gates of the rows and the columns, and g = grad c + grad_y, that of X_s.
 
     Args:
+        x: (B, C, H, W).
         grad: (B, C, H, W), of out.
-        a_h: (B, C, H).
-        a_w: (B, C, W).
-        gate: (B, C), c.
-        grad_y: (B, C, H // height, W), what ``height`` rows get from the tokens, each alike.
-        height: Rows of a window.
-        grad_h: (B, C, H), what each pixel of a row gets.
-        grad_w: (B, C, W), likewise.
-        x: (B, C, H, W), for its type and layout only.
+        c: (B, C).
+        grad_y: What a pixel gets from the tokens: (B, C, rows, W), the same for all rows of a
+            window and zero behind the last; without windows (B, C, H, W).
+        window: Its height and width.
+        gates: a_h and a_w.
+        sums: What :func:`products` gave; not needed here.
+
+    Returns:
+        Sums of x g a_w over W (B, C, H) and of x g a_h over H (B, C, W); g (B, C, H, W) in the type
+        and layout of x.
     """
-    grad_x = torch.empty_like(x)
-    gate, used = gate.to(x.dtype)[:, :, None, None], grad_y.size(2) * height
+    height = window[0] if window else 1
+    used = grad_y.size(2) * height
 
     def windows(x: Tensor) -> Tensor:
         return x.narrow(2, 0, used).unflatten(2, [-1, height])
 
-    grad_y = match(grad_y, x).unsqueeze(3)
-    torch.addcmul(grad_y, windows(grad), gate.unsqueeze(4), out=windows(grad_x))
-    if used < x.size(2):
-        torch.mul(grad[:, :, used:], gate, out=grad_x[:, :, used:])
-    grad_x *= match(a_h.unsqueeze(3), x)
-    torch.addcmul(match(grad_h.unsqueeze(3), x), grad_x, match(a_w.unsqueeze(2), x), out=grad_x)
-    grad_x += match(grad_w.unsqueeze(2), x)
-    return grad_x
+    def of_part(x: Tensor, grad: Tensor, g: Tensor, c: Tensor, grad_y: Tensor, *gates: Tensor):
+        c, grad_y = c.to(x.dtype)[:, :, None, None], match(grad_y, x).unsqueeze(3)
+        torch.addcmul(grad_y, windows(grad), c.unsqueeze(4), out=windows(g))
+        if used < x.size(2):
+            torch.mul(grad[:, :, used:], c, out=g[:, :, used:])
+        # Without windows the gradient of a token is large, and its product beyond half precision.
+        product = g * (x if window else x.to(gates[0].dtype))
+        of_w = sum_rows_gated(product, gates[0])
+        return sum_columns_gated(product, gates[1]), of_w
+
+    g = torch.empty_like(x)
+    return *over_parts(of_part, x, grad, g, c, grad_y, *gates), g
+
+
+def map_backward(g: Tensor, gates: Pair, grads: Pair, x: Tensor) -> Tensor:
+    """The gradient of x, written over g.
+
+    Args:
+        g: (B, C, H, W), of :func:`gates_backward`.
+        gates: a_h and a_w.
+        grads: What each pixel of a row gets (B, C, H), and of a column (B, C, W).
+        x: (B, C, H, W); not needed here.
+    """
+    for part, a_h, a_w, grad_h, grad_w in parts(g, *gates, *grads):
+        part *= match(a_h.unsqueeze(3), part)
+        a_w = match(a_w.unsqueeze(2), part)
+        torch.addcmul(match(grad_h.unsqueeze(3), part), part, a_w, out=part)
+        part += match(grad_w.unsqueeze(2), part)
+    return g
+
+
+def parts(*tensors: Tensor) -> Iterable[Tuple[Tensor, ...]]:
+    """Some channels at a time, (1, n, ...), of a large map, the first, and of what belongs to it.
+
+    On a GPU, and of a map that is not contiguous, all come at once.
+    """
+    shape = tensors[0].shape
+    contiguous = all(t.is_contiguous() for t in tensors if t.shape == shape)
+    if tensors[0].is_cuda or not contiguous or tensors[0].numel() < 2 * PART:
+        return [tensors]
+    channels = max(1, PART // (shape[2] * shape[3]))
+    return zip(*(t.reshape(1, -1, *t.shape[2:]).split(channels, 1) for t in tensors))
+
+
+def over_parts(function: Callable, x: Tensor, *tensors: Tensor) -> Iterable[Tensor]:
+    """The strips (B, C, L) that a function gives, computed by :func:`parts`."""
+    found = [function(*part) for part in parts(x, *tensors)]
+    if len(found) == 1:
+        return found[0]
+    return [torch.cat(strips, 1).view(*x.shape[:2], -1) for strips in zip(*found)]
 
 
 def sum_last(x: Tensor, scale: float = 1.0) -> Tensor:
@@ -179,11 +210,16 @@ def sums_bags(x: Tensor) -> bool:
     return not x.is_cuda and x.dtype == torch.float32 and x.is_contiguous() and x.numel() > 0
 
 
-def gated_sum(x: Tensor, gate: Tensor) -> Tensor:
+def sum_rows_gated(x: Tensor, a_h: Tensor) -> Tensor:
     """The sum of the rows of (B, C, H, W), each gated by (B, C, H), to (B, C, W)."""
-    if x.is_contiguous() and x.dtype == gate.dtype:
-        return torch.bmm(gate.reshape(-1, 1, x.size(2)), x.flatten(0, 1)).view(x[:, :, 0].shape)
-    return (x * match(gate.unsqueeze(3), x)).sum(2, dtype=gate.dtype)
+    return sum_rows(x, x.size(2), a_h).squeeze(2)
+
+
+def sum_columns_gated(x: Tensor, a_w: Tensor) -> Tensor:
+    """The sum of the columns, each gated by (B, C, W), to (B, C, H); ``x`` is changed."""
+    if sums_bags(x) and x.size(3) < SHORTER:
+        return torch.bmm(x.flatten(0, 1), a_w.reshape(-1, x.size(3), 1)).view(x.shape[:3])
+    return sum_last(x.mul_(match(a_w.unsqueeze(2), x)))
 
 
 def match(small: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The five passes over the map as Triton kernels for NVIDIA GPUs; see :mod:`.torch` for the maths.
+"""The passes over the map as Triton kernels for NVIDIA GPUs; see :mod:`.torch` for the maths.
 
 A program has one image, a block of BC channels and some bands of rows. A band is a row of windows,
 or HEIGHT rows where there are none; the rows behind the last window are a band too. Inside a band
@@ -20,6 +20,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .torch import Pair, Window
 
 TILE = 2048  # values that a program holds at a time, at most where a row is no longer
 SMALL_TILE = 512  # likewise of a map of short rows: enough programs for small batches
@@ -290,53 +292,48 @@ def apply(x: Tensor, a_h: Tensor, a_w: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def products(
-    x: Tensor, grad: Tensor, a_h: Tensor, a_w: Tensor, window: Optional[Tuple[int, int]]
-) -> Tuple[Tensor, Tensor, None, None]:
-    """As in PyTorch, without the sums of the windows: :func:`token_products` is faster here."""
-    return *sums_of_products(x, like(grad, x), None, a_h, a_w, HEIGHT), None, None
+def products(x: Tensor, grad: Tensor, gates: Pair) -> Pair:
+    """Sums of x grad a_w over W (B, C, H) and of x grad a_h over H (B, C, W)."""
+    return sums_of_products(x, like(grad, x), None, gates, HEIGHT)
 
 
-def token_products(
-    x: Tensor, grad_y: Tensor, a_h: Tensor, a_w: Tensor, height: int
-) -> Tuple[Tensor, Tensor]:
-    """Sums of x g a_w over W and of x g a_h over H, g a row of grad_y for each ``height`` rows."""
-    return sums_of_products(x, None, grad_y.contiguous(), a_h, a_w, height)
+def gates_backward(
+    x: Tensor, grad: Tensor, c: Tensor, grad_y: Tensor, window: Window, gates: Pair, sums: Pair
+) -> Tuple[Tensor, Tensor, Tuple]:
+    """As in PyTorch, but g is not made: its parts are returned.
+
+    What grad gives to the gates is known from :func:`products`, so that x is all that is read.
+    """
+    height = window[0] if window else 1
+    if window:
+        t_h, t_w = sums_of_products(x, None, grad_y.contiguous(), gates, height)
+    else:
+        t_h, t_w = products(x, grad_y, gates)
+    s_h, s_w, gate = *sums, c.unsqueeze(2)
+    return t_h.addcmul_(s_h, gate), t_w.addcmul_(s_w, gate), (grad, c, grad_y, height)
 
 
 def sums_of_products(
-    x: Tensor,
-    grad: Optional[Tensor],
-    grad_y: Optional[Tensor],
-    a_h: Tensor,
-    a_w: Tensor,
-    height: int,
-) -> Tuple[Tensor, Tensor]:
+    x: Tensor, grad: Optional[Tensor], grad_y: Optional[Tensor], gates: Pair, height: int
+) -> Pair:
+    """Sums of x g a_w over W, of x g a_h over H; g is grad, or grad_y for ``height`` rows each."""
     cut = launch(x, height)
     s_h = floats(x, *x.shape[:3])
     s_w = floats(x, x.size(0), cut.sizes['splits'], x.size(1), x.size(3))
     rows = 0 if grad_y is None else grad_y.size(2)
-    run(products_kernel, cut, x, grad, grad_y, a_h, a_w, s_h, s_w, rows=rows)
+    run(products_kernel, cut, x, grad, grad_y, *gates, s_h, s_w, rows=rows)
     return s_h, sum_splits(s_w)
 
 
-def map_backward(
-    grad: Tensor,
-    a_h: Tensor,
-    a_w: Tensor,
-    gate: Tensor,
-    grad_y: Tensor,
-    height: int,
-    grad_h: Tensor,
-    grad_w: Tensor,
-    x: Tensor,
-) -> Tensor:
+def map_backward(g: Tuple, gates: Pair, grads: Pair, x: Tensor) -> Tensor:
+    """As in PyTorch; ``g`` is what :func:`gates_backward` returns in its place."""
+    grad, c, grad_y, height = g
     grad_x, rows = torch.empty_like(x), grad_y.size(2)
     if height == 1:  # a value for each pixel: they are read as the map is
         height, grad_tokens = HEIGHT, (None, like(grad_y, x))
     else:
         grad_tokens = (grad_y.contiguous(), None)
-    small = (a_h, a_w, gate, *grad_tokens, grad_h, grad_w)
+    small = (*gates, c, *grad_tokens, *grads)
     run(gate_kernel, launch(x, height), like(grad, x), *small, grad_x, rows=rows)
     return grad_x
 
@@ -360,10 +357,8 @@ def prepare_backward(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
 def backward_passes(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
     """Every launch of a backward pass over a map, on strips and tokens of the right sizes."""
     batch, channels, height, width = x.shape
-    a_h, a_w = floats(x, batch, channels, height), floats(x, batch, channels, width)
-    products(x, x, a_h, a_w, window)
-    grad_y, band = x, 1  # each pixel has its own
-    if window:
-        grad_y, band = floats(x, batch, channels, height // window[0], width), window[0]
-        token_products(x, grad_y, a_h, a_w, band)
-    map_backward(x, a_h, a_w, floats(x, batch, channels), grad_y, band, a_h, a_w, x)
+    gates = floats(x, batch, channels, height), floats(x, batch, channels, width)
+    sums, c = products(x, x, gates), floats(x, batch, channels)
+    grad_y = floats(x, batch, channels, height // window[0], width) if window else x
+    *_, g = gates_backward(x, x, c, grad_y, window, gates, sums)
+    map_backward(g, gates, gates, x)
