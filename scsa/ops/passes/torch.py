@@ -34,7 +34,7 @@ SHORTER = 16  # likewise
 PART = 2**20  # values of a map at a time: 4 MiB
 
 
-def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
+def strips(x: Tensor) -> Pair:
     """The means over W (B, C, H) and over H (B, C, W)."""
     x_w = sum_rows(x, x.size(2)).squeeze(2) * (1 / x.size(2))
     return sum_last(x, 1 / x.size(3)), x_w
@@ -187,7 +187,7 @@ def sum_rows(x: Tensor, height: int, gate: Optional[Tensor] = None) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def bags(maps: int, rows: int, height: int, device: torch.device) -> Tuple[Tensor, Tensor]:
+def bags(maps: int, rows: int, height: int, device: torch.device) -> Pair:
     """The rows that bags of ``height`` rows sum, and where in them each bag starts.
 
     They are kept, one number for each row of a map, for to make them takes up to a tenth of the
@@ -240,5 +240,5 @@ def dense(x: Tensor) -> Tensor:
     return x
 
 
-def prepare_backward(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
+def prepare_backward(x: Tensor, window: Window) -> None:
     """Nothing to compile."""

@@ -270,7 +270,7 @@ def sum_splits(x_w: Tensor) -> Tensor:
     return x_w.sum(1) if x_w.size(1) > 1 else x_w.squeeze(1)
 
 
-def strips(x: Tensor) -> Tuple[Tensor, Tensor]:
+def strips(x: Tensor) -> Pair:
     batch, channels, height, width = x.shape
     cut = launch(x, HEIGHT)
     x_h = floats(x, batch, channels, height)
@@ -341,7 +341,7 @@ def map_backward(g: Tuple, gates: Pair, grads: Pair, x: Tensor) -> Tensor:
 _prepared = set()  # for which types, layouts and tiles the backward kernels are compiled
 
 
-def prepare_backward(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
+def prepare_backward(x: Tensor, window: Window) -> None:
     """Compiles the backward kernels within the first forward pass of a kind of map.
 
     What the compiler refuses is then known before there is anything to lose.
@@ -354,7 +354,7 @@ def prepare_backward(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
         _prepared.add(key)
 
 
-def backward_passes(x: Tensor, window: Optional[Tuple[int, int]]) -> None:
+def backward_passes(x: Tensor, window: Window) -> None:
     """Every launch of a backward pass over a map, on strips and tokens of the right sizes."""
     batch, channels, height, width = x.shape
     gates = floats(x, batch, channels, height), floats(x, batch, channels, width)
