@@ -300,6 +300,13 @@ def queries_keys_values(
     """
     # Flat first: torch 2.1 crashes at the gradient of tokens that lie channels last and need none.
     y = torch.group_norm(y.flatten(2), 1, norm_weight.to(y.dtype), norm_bias.to(y.dtype))
+    return project(y, scale, shift, d)
+
+
+def project(
+    y: Tensor, scale: Tensor, shift: Optional[Tensor], d: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Normalised tokens (B, C, N) to queries, keys and values, (B, C / d, d, N) each."""
     qkv = y * scale.unsqueeze(1)
     if shift is not None:
         qkv = qkv + shift.unsqueeze(1)

@@ -71,8 +71,6 @@ def path_for(x: Tensor) -> str:
 
 
 def _is_traced_by_make_fx() -> bool:
-    if not torch._C._len_torch_dispatch_stack():
-        return False
     modes = _get_current_dispatch_mode_stack()
     return any(type(mode).__name__ == 'ProxyTorchDispatchMode' for mode in modes)
 

@@ -31,9 +31,7 @@ def check(passes: ModuleType, device: torch.device) -> None:
         for found, value in zip(*both):
             error = (found - value).abs().max() / value.abs().max()
             if not error <= TOLERANCE:  # nor a nan
-                raise ArithmeticError(
-                    f'wrong numbers at {size} pixels: off by {error:.1e} of the largest'
-                )
+                raise ArithmeticError(f'wrong numbers at {size}: off by {error:.1e} of the largest')
 
 
 def results(passes: ModuleType, device: torch.device, height: int, width: int) -> List[Tensor]:

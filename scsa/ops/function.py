@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.steps import Options, Parameters, compose, gate_of, queries_keys_values, tokens
+from ..attention.steps import Options, Parameters, compose, gate_of, project, tokens
 from .dispatch import attempt, no_autocast, passes_for
 from .passes.torch import accumulation_type, sum_last
 from .small import MeanAttention, StripConvolution, convolve_strip, group_norm, mean_attention
@@ -149,7 +149,8 @@ def channel_gates(
     y: Tensor, params: Parameters, options: Options, a: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """Tokens to the gates of the channels (B, C) and to what they attend to, if not known yet."""
-    q, k, v = queries_keys_values(y, *params.channel, options.head_dim)
+    z = group_norm(y.flatten(2), 1, *params.channel[:2])
+    q, k, v = project(z, *params.channel[2:], options.head_dim)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, d, N)
     q, v = q * options.head_dim**-0.5, sum_last(v, 1 / v.size(2))
     if options.dropout:
@@ -186,13 +187,7 @@ def generator_of(x: Tensor) -> torch.Generator:
 @contextmanager
 def replay(state: Optional[Tensor], x: Tensor) -> Iterator[None]:
     """Draw the same dropout once more, and leave the random state as it was."""
-    if state is None:
+    with torch.random.fork_rng([x.get_device()] if x.is_cuda else [], state is not None):
+        if state is not None:
+            generator_of(x).set_state(state)
         yield
-        return
-    generator = generator_of(x)
-    before = generator.get_state()
-    generator.set_state(state)
-    try:
-        yield
-    finally:
-        generator.set_state(before)

@@ -34,7 +34,7 @@ from ..attention.steps import convolve
 IN_CACHE = 2**18  # values of A at a time: a MiB
 ON_GPU = 2**26  # likewise
 MANY = 512  # channels of a head
-MANY_OF_ONE = 256  # likewise, where the map is one token
+SERIES = 2**19  # values of all A, from which on the power series is faster
 LIMIT = 2.0  # of the power series
 VECTOR = 8  # values that a CPU computes with at a time
 
@@ -56,18 +56,20 @@ class StripConvolution(torch.autograd.Function):
     def backward(ctx, grad_u: Tensor) -> Tuple[Tensor, ...]:
         strip, kernel = ctx.saved_tensors
         # The gradient of a convolution is one with the reversed kernel: much faster than what
-        # PyTorch's CPU library does for it.
+        # PyTorch's CPU library does for it. Of short strips two sums are faster than one.
         grad_strip = convolve_strip(grad_u, kernel.flip(2), None)
-        return grad_strip, kernel_backward(strip, grad_u, kernel.size(2)), grad_u.sum((0, 2))
+        return grad_strip, kernel_backward(strip, grad_u, kernel.size(2)), grad_u.sum(0).sum(1)
 
 
 def group_norm(u: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolved strip (B, C, L), normalised over each group of channels."""
-    if u.size(2) >= VECTOR or not torch.is_grad_enabled():
+    """Convolved strips or tokens (B, C, L), normalised over each group of channels."""
+    if u.size(2) >= VECTOR or u.is_cuda or not torch.is_grad_enabled():
         return torch.group_norm(u, groups, weight, bias)
-    # Of shorter strips PyTorch's gradient takes four times as long, weights and all.
+    # Of fewer values a channel PyTorch's gradient takes four times as long, weights and all, and so
+    # does a sum over images and values at once: the weights are repeated, to make it two sums.
     normal = torch.group_norm(u.unflatten(1, [groups, -1]).flatten(2), groups).view(u.shape)
-    return torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
+    weight, bias = (p.unsqueeze(1).expand(u.shape[1:]).contiguous() for p in (weight, bias))
+    return torch.addcmul(bias, normal, weight)
 
 
 def kernel_backward(strip: Tensor, grad_u: Tensor, size: int) -> Tensor:
@@ -178,7 +180,7 @@ def parts(*tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
 
 def one_token(q: Tensor, k: Tensor) -> bool:
     """Whether the power series is to take the place of the matrices."""
-    faster = not q.is_cuda and q.size(1) >= MANY_OF_ONE and q.size(2) == 1
+    faster = q.size(2) == 1 and len(q) * q.size(1) ** 2 >= SERIES and not q.is_cuda
     return faster and converges(q.squeeze(2), k.squeeze(2))
 
 
@@ -218,8 +220,7 @@ def powers_of(q: Tensor, k: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     lowest, highest = torch.aminmax(k, dim=1, keepdim=True)
     base = torch.cat([q, k - (lowest + highest) / 2])
     powers = base.new_empty(len(base), count, base.size(1))
-    powers[:, 0] = 1
-    powers[:, 1] = base
+    powers[:, 0], powers[:, 1] = 1, base
     known = 2
     while known < count:
         half = powers[:, known // 2]

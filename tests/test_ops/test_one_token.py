@@ -58,7 +58,7 @@ def test_converges():
 
 @pytest.mark.parametrize('strength, series', [(1.0, True), (50.0, False)])
 @pytest.mark.parametrize(
-    'heads, d, window_size, size', [(1, 256, 7, 7), (2, 256, 7, 9), (1, 512, -1, 14)]
+    'heads, d, window_size, size', [(1, 256, 7, 7), (4, 128, 7, 9), (1, 512, -1, 14)]
 )
 @pytest.mark.filterwarnings('error')
 def test_a_module_with_one_token(heads, d, window_size, size, strength, series, monkeypatch):
@@ -69,17 +69,18 @@ def test_a_module_with_one_token(heads, d, window_size, size, strength, series, 
     torch.manual_seed(0)
     module = SCSA(d * heads, head_num=heads, window_size=window_size, qkv_bias=True).double()
     module.q.weight.data *= strength
-    x = torch.randn(2, d * heads, size, size, dtype=torch.float64)
+    x = torch.randn(8, d * heads, size, size, dtype=torch.float64)
     found = output_and_gradients(module, module, x)
     assert len(used) == 2 * series
     for a, b in zip(found, output_and_gradients(reference(module), module, x)):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
 
 
-def test_few_channels_and_several_tokens_take_the_matrix(monkeypatch):
+def test_few_values_and_several_tokens_take_the_matrix(monkeypatch):
     monkeypatch.setattr(small, 'one_token_attention', None)
-    SCSA(128)(torch.randn(1, 128, 7, 7))
-    SCSA(256)(torch.randn(1, 256, 7, 14))
+    SCSA(128)(torch.randn(31, 128, 7, 7))
+    SCSA(256)(torch.randn(7, 256, 7, 7))
+    SCSA(256)(torch.randn(8, 256, 7, 14))
 
 
 def test_where_numbers_are_not_known():

@@ -13,6 +13,7 @@ from scsa.ops.passes.torch import (
     sum_columns,
     sum_columns_gated,
     sum_last,
+    sum_over,
     sum_rows,
     sum_rows_gated,
     sums_bags,
@@ -70,8 +71,19 @@ def test_sum_columns(x, width):
 
 @pytest.mark.parametrize('width', [1, 32, 33])
 def test_sum_last(x, width):
-    x = x[..., :width].contiguous()
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = x[..., :width].contiguous(memory_format=layout)
     close(sum_last(x, 3.0), x.double().sum(3) * 3, x)
+
+
+@pytest.mark.parametrize('dim', [2, 3, 4])
+def test_sum_over(x, dim):
+    """Whatever it sums, the sums lie without gaps, as what follows takes them."""
+    windows = x.unflatten(2, [2, 7])
+    found = sum_over(windows, dim)
+    close(found, windows.double().sum(dim), x)
+    assert found.is_contiguous()
 
 
 def test_sum_rows_gated(x):
