@@ -22,6 +22,11 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint; without one, from the last in the work dir, if any',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='maps and weights as convolutions are fastest on: the same numbers, to rounding',
+    )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
     parser.add_argument(
         '--auto-scale-lr',
@@ -61,6 +66,7 @@ def main() -> None:
         load_config,
     )
     from scsa.engine.hooks import (
+        ChannelsLastHook,
         ClassNamesHook,
         FiniteLossHook,
         FrozenWeightsHook,
@@ -126,6 +132,8 @@ def main() -> None:
             TerminationHook,
         ):
             runner.register_hook(hook())
+        if args.channels_last:
+            runner.register_hook(ChannelsLastHook())
         runner.train()
 
 

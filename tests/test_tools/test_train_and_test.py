@@ -79,6 +79,22 @@ def test_without_a_terminal_there_is_no_such_line(digits, tmp_path):
     assert '\r' not in seen and 'Epoch(train)' in seen and 'Epoch(val)' not in seen
 
 
+def test_channels_last_gives_the_same_weights(digits, tmp_path):
+    """To rounding: it is another order of the same sums."""
+    one_epoch, found = 'train_cfg.max_epochs=1', []
+    for options in ([], ['--channels-last']):
+        work_dir = tmp_path / f'run{len(found)}'
+        run_tool('tools/train.py', CONFIG, '--work-dir', work_dir, '--no-validate', *options,
+                 *tiny(digits, one_epoch))  # fmt: skip
+        found.append(weights(work_dir / 'epoch_1.pth'))
+    plain, last = found
+    name = 'backbone.layer1.0.conv1.weight'
+    assert plain[name].is_contiguous() and not last[name].is_contiguous()
+    assert last[name].is_contiguous(memory_format=torch.channels_last)
+    for key, value in plain.items():
+        torch.testing.assert_close(last[key], value, rtol=1e-3, atol=1e-4)
+
+
 def test_testing_reloads_the_checkpoint_and_writes_what_is_asked_for(trained, digits, tmp_path):
     work_dir, _ = trained
     arguments = ['tools/test.py', CONFIG, work_dir / 'epoch_3.pth', '--work-dir', tmp_path]
