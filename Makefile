@@ -36,13 +36,13 @@ ifndef LANE
 CHOOSES = env env-full demo demo-compare compare figures test bench-cpu gpu-wheels data/digits data/hard_digits data/digit_scenes
 .PHONY: $(CHOOSES)
 $(CHOOSES): dev
-	@lane=$$($(ENV) "" "$(filter-out .venv-,$(VENV))") && echo "LANE=$$lane" && $(MAKE) $@ LANE="$$lane"
+	@lane=$$($(ENV) "" "$(filter-out .venv-,$(VENV))") && echo "LANE=$$lane" && $(MAKE) $@ LANE="$$lane" MADE=1
 else
 ifeq ($(wildcard requirements/locks/$(LANE).txt),)
 $(error there is no LANE=$(LANE); there are: $(basename $(notdir $(wildcard requirements/locks/*.txt))))
 endif
 env: dev ## the environment with mmcv-lite (minutes): enough for classification
-	@$(ENV) "$(LANE)" "$(VENV)" >/dev/null
+	@$(if $(MADE),,$(ENV) "$(LANE)" "$(VENV)" >/dev/null)
 
 env-full: dev ## the environment with mmcv's compiled ops, for detection and segmentation too
 	@$(ENV) "$(LANE)" "$(VENV)" full >/dev/null
@@ -78,9 +78,14 @@ gpu-wheels: env ## collects the folder for gpu-check; PURE=1 leaves the compiled
 download-note:
 	@test -x $(RUN) || echo 'the first run downloads about 2.5 GB of packages into $(VENV); the next ones do not'
 
+# In a new environment the first import of a package compiles it. The second core does so ahead
+# of the script that makes the digits, and then for the training.
+BYTE_CODE = { $(RUN) -c 'import sklearn.model_selection'; $(RUN) -m compileall -q \
+  $(VENV)/lib/*/site-packages/{mm{engine,cv,pretrain},torchvision,torch/{_dynamo,distributed,fx,onnx}}; } &>/dev/null
+
 data/digits: | env
 	@rm -rf $@.part
-	@$(WITHOUT_OPENMMLAB) $(RUN) tools/dataset_converters/digits.py --out $@.part
+	@$(BYTE_CODE) & $(WITHOUT_OPENMMLAB) $(RUN) tools/dataset_converters/digits.py --out $@.part; wait
 	@mv $@.part $@ # so that a folder of that name is a whole one
 
 data/hard_digits: | env
@@ -117,16 +122,21 @@ lint: dev ## ruff
 	@$(NOX) -s lint
 
 # Runs the sessions and ruff, and has uv, which pip brings from its lock; uv installs the rest.
+# The pip of the Python that is here is at hand at once; to put one into a new environment takes
+# seconds, and is for a Python that has none, or one too old for --python.
 dev: $(DEV)/made-from.txt
 $(shell test -x $(DEV)/bin/python || rm -f $(DEV)/made-from.txt) # its Python may be gone
 $(DEV)/made-from.txt: requirements/locks/dev.txt
 	@exec 9>$(DEV).lock; ! command -v flock >/dev/null || flock 9; \
 	! cmp -s $< $@ || { touch $@; exit 0; }; \
+	bring() { sed -n -e '/^pip==/,/[^\\]$$/p' -e '/^uv==/,/[^\\]$$/p' $< >$(DEV)/uv.txt; \
+	  "$$@" install -q --no-compile --no-deps -r $(DEV)/uv.txt; }; \
 	for python in $(PYTHON) python3 python python3.12 python3.11 python3.10 python3.13; do \
 	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
-	  "$$python" -m venv --clear $(DEV) || uv venv -q --clear --seed --python "$$python" $(DEV); \
-	  sed -n '/^uv==/,/[^\\]$$/p' $< >$(DEV)/uv.txt; \
-	  $(DEV)/bin/python -m pip install -q --no-deps -r $(DEV)/uv.txt; \
+	  "$$python" -m venv --clear --without-pip $(DEV) && \
+	  bring "$$python" -m pip --python $(DEV)/bin/python 2>/dev/null || { \
+	    "$$python" -m venv --clear $(DEV) || uv venv -q --clear --seed --python "$$python" $(DEV); \
+	    bring $(DEV)/bin/python -m pip; }; \
 	  PYTHON= $(ENV) dev $(DEV) >/dev/null; cp $< $@; exit; \
 	done; echo 'error: no Python 3.8 or newer that runs; install one, or name it with PYTHON=' >&2; exit 2
 
@@ -139,7 +149,7 @@ clean: ## what builds and checks leave behind; not the environment, not data, no
 
 # The last checkpoint, not the best: the digits have no third part to choose it on.
 define train_and_test
-	@$(RUN) tools/train.py configs/quickstart/$(1).py --work-dir work_dirs/$(1)
+	@$(RUN) tools/train.py configs/quickstart/$(1).py --channels-last --work-dir work_dirs/$(1)
 	@$(RUN) tools/test.py configs/quickstart/$(1).py "$$(< work_dirs/$(1)/last_checkpoint)" --work-dir work_dirs/$(1) \
 		--out work_dirs/$(1)/predictions.pkl
 endef
