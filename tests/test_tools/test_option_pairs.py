@@ -35,6 +35,7 @@ OPTIONS = {
         **COMMON,
         '--resume=c.pth': lambda cfg, _: cfg.get('resume') and cfg.load_from == 'c.pth',
         '--amp': lambda cfg, _: cfg.optim_wrapper.get('type') == 'AmpOptimWrapper',
+        '--channels-last': lambda _, runner: 'ChannelsLastHook' in hooks_of(runner),
         '--no-validate': lambda cfg, _: cfg.val_cfg is cfg.val_dataloader is None,
         '--auto-scale-lr': lambda cfg, _: cfg.auto_scale_lr.get('enable'),
         '--leave-out=bad.txt': lambda _, run: run._train_dataloader['dataset']['left_out'],
@@ -151,7 +152,13 @@ def test_mixed_precision_without_a_device_is_one_line(other, built, monkeypatch,
 
 # From here on whole runs. Every one of them has a work dir and settings; the others go in pairs.
 RUNS = {
-    TRAIN: ['--resume', '--no-validate', '--auto-scale-lr', '--launcher=pytorch'],
+    TRAIN: [
+        '--resume',
+        '--channels-last',
+        '--no-validate',
+        '--auto-scale-lr',
+        '--launcher=pytorch',
+    ],
     TEST: ['--out=p.pkl', '--out=m.json', '--show-dir=s', '--tta', '--launcher=pytorch'],
 }
 RETINANET = """
