@@ -65,8 +65,8 @@ def group_norm(u: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolved strips or tokens (B, C, L), normalised over each group of channels."""
     if u.size(2) >= VECTOR or u.is_cuda or not torch.is_grad_enabled():
         return torch.group_norm(u, groups, weight, bias)
-    # Of fewer values a channel PyTorch's gradient takes four times as long, weights and all, and so
-    # does a sum over images and values at once: the weights are repeated, to make it two sums.
+    # On a CPU the gradient of fewer values a channel takes four times as long, weights and all, and
+    # so does a sum over images and values at once: the weights are repeated, to make it two sums.
     normal = torch.group_norm(u.unflatten(1, [groups, -1]).flatten(2), groups).view(u.shape)
     weight, bias = (p.unsqueeze(1).expand(u.shape[1:]).contiguous() for p in (weight, bias))
     return torch.addcmul(bias, normal, weight)
